@@ -1,0 +1,43 @@
+# make demo    the whole agent at work on a playground of its own, in under a minute
+# make test    all tests
+# make check   style, types and the import contracts
+# make bench   messages a second, next to Postfix where it is installed
+# make man     write the manual pages anew from the commands and settings
+# make clean   remove what these commands made
+#
+# Everything is set up in .venv by the first of these; python3 (3.11 or newer) with venv is all that is needed.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.complete
+JOBS   ?= auto
+
+.PHONY: demo test check bench man clean
+.DEFAULT_GOAL := demo
+
+demo: $(STAMP)
+	@$(BIN)/dagent lab demo
+
+test: $(STAMP)
+	@$(BIN)/python -m pytest -q -n $(JOBS)
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP)
+	@$(BIN)/python -m benchmarks
+
+man: $(STAMP)
+	@$(BIN)/python man/write.py
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): pyproject.toml
+	@sh .ci/set-up "$(PYTHON)" "$(VENV)"
+	@touch $@

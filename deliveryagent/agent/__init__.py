@@ -1,0 +1,1 @@
+"""The crew: the queue manager, the workers, their sessions and the journal."""

@@ -1,0 +1,191 @@
+"""What people may ask and order of a running agent, over its local socket.
+
+Every order takes and gives plain JSON objects. Orders that change recipients first take them out of the
+scheduler's hands: what is in flight is left alone and counted as such, everything else is changed in the
+store in bounded steps. Never decides who may ask: that is ``intake.admission``.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from deliveryagent.agent.manager import Manager
+from deliveryagent.mail.envelope import format_queue_id
+from deliveryagent.policy import concurrency
+from deliveryagent.queue import orders
+from deliveryagent.queue.orders import FOREVER, Order, OrderResult, Pause, Resume
+from deliveryagent.queue.search import Filter
+from deliveryagent.queue.thread import Database
+
+Ask = Callable[[dict[str, Any], str], Awaitable[dict[str, Any]]]
+"""An order: the request object and who asks ("root", "anna"); gives the answer object."""
+
+
+class Control:
+    """The orders of one agent, by name."""
+
+    def __init__(
+        self,
+        *,
+        manager: Manager,
+        database: Database,
+        clock: Callable[[], float],
+        drain: Callable[[], None],
+        reload: Callable[[], None],
+        about: Mapping[str, Any],
+    ) -> None:
+        self._manager = manager
+        self._database = database
+        self._clock = clock
+        self._drain = drain
+        self._reload = reload
+        self._about = about
+
+    def orders(self) -> dict[str, Ask]:
+        """Every order by its name on the socket."""
+        changes: dict[str, Ask] = {
+            kind: self._changing(kind) for kind in ("retry", "hold", "release", "bounce", "delete")
+        }
+        return changes | {
+            "status": self.status,
+            "active": self.active,
+            "dest": self.destination,
+            "dest_pause": self.pause,
+            "dest_resume": self.resume,
+            "dest_reset": self.reset,
+            "drain": self.drain,
+            "reload": self.reload,
+        }
+
+    # -- looking ---------------------------------------------------------------------------------------
+
+    async def status(self, _: dict[str, Any], __: str) -> dict[str, Any]:
+        """The live state of manager, workers and sites in use."""
+        manager, now = self._manager, self._clock()
+        workers = manager.crew.workers if manager.crew else []
+        sites = sorted(manager.schedule.sites.values(), key=lambda site: -site.busy)
+        return {
+            **self._about,
+            "draining": manager.draining,
+            "store": {"writable": not manager.store_trouble, "reason": manager.store_trouble},
+            "active": sum(len(b.recipients) for b in manager.schedule.in_flight.values()),
+            "in_memory": manager.schedule.size,
+            "workers": [
+                {
+                    "pid": worker.pid,
+                    "in_flight": worker.in_flight,
+                    "sessions": worker.sessions,
+                    "lag": worker.lag,
+                    "restarts": worker.restarts,
+                }
+                for worker in workers
+            ],
+            "sites": [manager.describe_site(site, now) for site in sites[:100]],
+        }
+
+    async def active(self, _: dict[str, Any], __: str) -> dict[str, Any]:
+        """Recipients whose attempt is in flight: queue id, number, since when."""
+        return {
+            "recipients": [
+                [format_queue_id(recipient.message_id), recipient.number, batch.dispatched]
+                for batch in self._manager.schedule.in_flight.values()
+                for recipient in batch.recipients
+            ]
+        }
+
+    async def destination(self, asked: dict[str, Any], _: str) -> dict[str, Any]:
+        """The site of a destination and its window, as far as this agent knows them now."""
+        name = str(asked.get("name", "")).lower()
+        site = self._manager.site_of(name, self._clock())
+        return self._manager.describe_site(site, self._clock()) if site else {"name": ""}
+
+    # -- changing --------------------------------------------------------------------------------------
+
+    def _changing(self, kind: orders.Kind) -> Ask:
+        async def change(asked: dict[str, Any], by: str) -> dict[str, Any]:
+            wanted = msgspec.convert(asked.get("filter", {}), Filter)
+            dry_run = bool(asked.get("dry_run"))
+            note = str(asked.get("note", ""))[:500] or f"by {by}"
+            async with self._still(dry_run=dry_run):
+                return await self._carry_out(kind, wanted, note=note, dry_run=dry_run)
+
+        return change
+
+    @contextlib.asynccontextmanager
+    async def _still(self, *, dry_run: bool) -> AsyncIterator[None]:
+        if dry_run:
+            yield
+            return
+        async with self._manager.still():
+            yield
+        self._manager.nudge()
+
+    async def _carry_out(
+        self, kind: orders.Kind, wanted: Filter, *, note: str, dry_run: bool
+    ) -> dict[str, Any]:
+        total = {"messages": 0, "recipients": 0, "skipped_active": 0, "bytes": 0}
+        sample: list[str] = []
+        after: tuple[int, int] | None = (0, 0)
+        while after is not None:
+            step: OrderResult = await self._database.submit(
+                orders.order,
+                Order(
+                    kind=kind,
+                    filter=wanted,
+                    now=self._clock(),
+                    skip=frozenset(self._manager.schedule.active),
+                    note=note,
+                    dry_run=dry_run,
+                    after=after,
+                ),
+            )
+            for name in total:
+                total[name] += getattr(step, name)
+            sample += [format_queue_id(queue_id) for queue_id in step.sample[: 5 - len(sample)]]
+            for queue_id in step.owing:
+                self._manager.report(queue_id)
+            after = step.next
+            await asyncio.sleep(0)
+        return {**total, "sample": sample}
+
+    async def pause(self, asked: dict[str, Any], by: str) -> dict[str, Any]:
+        """Pause a destination, for a while or until resumed."""
+        name, now = str(asked["name"]).lower(), self._clock()
+        seconds = float(asked.get("for") or 0)
+        until = now + seconds if seconds > 0 else FOREVER
+        order = Pause(name=name, until=until, note=str(asked.get("note", ""))[:500], by=by, now=now)
+        async with self._manager.still():
+            known = await self._database.submit(orders.pause, order)
+        return {"name": name, "until": until if seconds > 0 else None, "known": known}
+
+    async def resume(self, asked: dict[str, Any], _: str) -> dict[str, Any]:
+        """End a destination's pause."""
+        name = str(asked["name"]).lower()
+        done = await self._database.submit(orders.resume, Resume(name=name, now=self._clock()))
+        self._manager.nudge()
+        return {"name": name, "resumed": done}
+
+    async def reset(self, asked: dict[str, Any], _: str) -> dict[str, Any]:
+        """Forget that a destination's site failed: its window opens anew and its mail is tried now."""
+        name, now = str(asked["name"]).lower(), self._clock()
+        site = self._manager.site_of(name, now)
+        if site is not None:
+            site.window = concurrency.opened(self._manager.rules.concurrency, limit=site.limit)
+            self._manager.sites.save(site, now)
+        await self._database.submit(orders.resume, Resume(name=name, now=now))
+        self._manager.schedule.reopen(now)
+        self._manager.nudge()
+        return {"name": name, "site": site.name if site else ""}
+
+    async def drain(self, _: dict[str, Any], __: str) -> dict[str, Any]:
+        """Stop claiming; what runs is finished."""
+        self._drain()
+        return {"draining": True}
+
+    async def reload(self, _: dict[str, Any], __: str) -> dict[str, Any]:
+        """Read the configuration again."""
+        self._reload()
+        return {"reloading": True}

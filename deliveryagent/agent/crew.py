@@ -1,0 +1,211 @@
+"""The delivery workers as processes: started, watched, restarted with growing pauses.
+
+Guarantees: what a dead worker had in flight is handed back together with its journal before its successor
+starts; a worker that shows no sign of life for ``SILENCE`` seconds is killed. Never decides about mail.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Protocol
+
+from deliveryagent.agent import frames
+from deliveryagent.agent.frames import FromWorker, ToWorker
+from deliveryagent.setting import Duration, key, parse_duration
+
+SILENCE = 60.0  # seconds without a beat until a worker counts as stuck
+_SLOWEST_RESTART = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrewSettings:
+    """The worker processes of this agent."""
+
+    workers: Annotated[int, key("Number of delivery worker processes; 0 means one per processor core.")] = 0
+    shutdown_grace: Annotated[
+        Duration,
+        key(
+            "How long deliveries that have not sent their final dot may go on after the service was told to "
+            "stop; those after the dot wait for the answer, however long its limit is."
+        ),
+    ] = parse_duration("10s")
+
+
+class CrewOwner(Protocol):
+    """What the crew tells the manager."""
+
+    def worker_said(self, worker: "Worker", frame: FromWorker) -> None:
+        """A frame arrived."""
+
+    def worker_died(self, worker: "Worker", journal: Path) -> None:
+        """The process is gone; its journal stays until the manager has dealt with it."""
+
+
+class Worker(asyncio.Protocol):
+    """One worker process as the manager sees it."""
+
+    def __init__(self, index: int, owner: CrewOwner) -> None:
+        self.index = index
+        self.pid = 0
+        self.ready = False
+        self.draining = False
+        self.in_flight = 0
+        self.sessions = 0
+        self.lag = 0.0
+        self.restarts = 0
+        self.last_beat = 0.0
+        self._owner = owner
+        self._unframer = frames.Unframer()
+        self._outbox: list[ToWorker] = []
+        self._transport: asyncio.Transport | None = None
+        self._loop = asyncio.get_running_loop()
+
+    def begin(self, pid: int) -> None:
+        """A new process takes this place."""
+        self.pid, self.last_beat = pid, self._loop.time()
+        self.in_flight = self.sessions = 0
+        self.lag = 0.0
+        self._unframer = frames.Unframer()
+        self._outbox.clear()
+
+    def end(self) -> None:
+        """The process is gone."""
+        self.pid, self.ready = 0, False
+        if self._transport is not None:
+            self._transport.abort()
+            self._transport = None
+
+    def say(self, frame: ToWorker) -> None:
+        """Send a frame; everything said in one turn of the event loop leaves in one write."""
+        if not self._outbox:
+            self._loop.call_soon(self._flush)
+        self._outbox.append(frame)
+
+    def _flush(self) -> None:
+        outbox, self._outbox = self._outbox, []
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(frames.encode(outbox))
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for frame in self._unframer.feed(data, frames.from_worker_decoder):
+                if isinstance(frame, frames.Beat):
+                    self.last_beat = self._loop.time()
+                    self.lag, self.sessions = frame.lag, frame.sessions
+                self._owner.worker_said(self, frame)
+        except frames.FrameError:
+            if self._transport is not None:
+                self._transport.abort()
+
+    def kill(self, signum: int) -> None:
+        """Send a signal to the process, if there is one."""
+        if self.pid:
+            try:
+                os.kill(self.pid, signum)
+            except ProcessLookupError:
+                return
+
+
+class Crew:
+    """All workers of this agent."""
+
+    def __init__(
+        self,
+        owner: CrewOwner,
+        *,
+        count: int,
+        settings: Callable[[], bytes],
+        journals: Path,
+    ) -> None:
+        self.workers: list[Worker] = []
+        self._owner = owner
+        self._count = count
+        self._settings = settings
+        self._journals = journals
+        self._stopping = False
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Start all workers; each is looked after until :meth:`drain`."""
+        for index in range(self._count):
+            worker = Worker(index, self._owner)
+            self.workers.append(worker)
+            self._tasks.append(asyncio.create_task(self._look_after(worker), name=f"worker-{index}"))
+
+    async def _look_after(self, worker: Worker) -> None:
+        loop = asyncio.get_running_loop()
+        pause = 0.0
+        while not self._stopping:
+            started = loop.time()
+            # A successor never writes into its predecessor's journal: that one may not be settled yet.
+            path = self._journals / f"worker-{worker.index}-{time.time_ns()}.journal"
+            process = await self._spawn(worker, path)
+            watchdog = asyncio.create_task(self._watch(worker))
+            code = await process.wait()
+            watchdog.cancel()
+            worker.end()
+            self._owner.worker_died(worker, path)
+            worker.draining = False
+            worker.restarts += 1
+            healthy = code == 0 or loop.time() - started > _SLOWEST_RESTART
+            pause = 0.0 if healthy else min(_SLOWEST_RESTART, max(0.1, pause * 2))
+            if not self._stopping:
+                await asyncio.sleep(pause)
+
+    async def _spawn(self, worker: Worker, path: Path) -> asyncio.subprocess.Process:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "deliveryagent.agent.worker",
+                str(theirs.fileno()),
+                str(path),
+                pass_fds=[theirs.fileno()],
+                stdin=asyncio.subprocess.DEVNULL,
+            )
+        worker.begin(process.pid)
+        ours.setblocking(False)
+        await asyncio.get_running_loop().create_connection(lambda: worker, sock=ours)
+        worker.say(frames.Configure(self._settings()))
+        return process
+
+    async def _watch(self, worker: Worker) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(1.0)
+            if loop.time() - worker.last_beat > SILENCE:
+                worker.kill(signal.SIGABRT)
+                await asyncio.sleep(5.0)
+                worker.kill(signal.SIGKILL)
+
+    def replace(self, grace: float) -> None:
+        """Let every worker finish and start anew with the present settings."""
+        for worker in self.workers:
+            worker.draining = True
+            worker.say(frames.Drain(grace))
+
+    async def drain(self, grace: float) -> None:
+        """Let all workers finish: no new work, cut what has not reached its final dot after the grace."""
+        self._stopping = True
+        for worker in self.workers:
+            worker.draining = True
+            worker.say(frames.Drain(grace))
+        await asyncio.gather(*self._tasks)
+
+    async def stop_now(self) -> None:
+        """Kill all workers; their journals tell what they were at."""
+        self._stopping = True
+        for worker in self.workers:
+            worker.kill(signal.SIGKILL)
+        await asyncio.gather(*self._tasks)

@@ -1,0 +1,363 @@
+"""The queue manager: claims waiting recipients, hands requests to workers, settles their answers.
+
+It is the only scheduler of its agent. One event loop turns three wheels: *claims* bring destinations and
+their due recipients from the store into the active set, *dispatch* hands requests to workers as windows
+allow, *settlement* records answers by group commit. None of them waits for another, and no database
+transaction is open while a peer is spoken to.
+
+Guarantees: a recipient is in one request at a time; an answer is recorded once, whatever dies in between;
+when answers cannot be recorded, nothing more is handed out. Nothing here grows with the queue: at most
+``ACTIVE_LIMIT`` recipients and ``CONTENT_LIMIT`` octets of content are in memory.
+"""
+
+import asyncio
+import contextlib
+import random
+import zlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from deliveryagent.agent import frames, journal, recovery, settlement
+from deliveryagent.agent.crew import Crew, Worker
+from deliveryagent.agent.custody import LOOK_AGAIN, Custody
+from deliveryagent.agent.rules import Rules
+from deliveryagent.agent.schedule import Batch, Destination, Schedule, Site
+from deliveryagent.agent.sites import Sites
+from deliveryagent.log import EventLog
+from deliveryagent.mail.delivery import (
+    DeliveryRequest,
+    DeliveryResult,
+    Pressure,
+    RecipientResult,
+    RequestRecipient,
+    Verdict,
+)
+from deliveryagent.mail.envelope import arrival_of
+from deliveryagent.queue import claims, outcomes, reports
+from deliveryagent.queue.aftermath import absolve
+from deliveryagent.queue.submissions import Submission
+from deliveryagent.queue.thread import Database
+
+UNSETTLED_LIMIT = 1_000  # answers waiting for their commit before no more work is handed out
+SESSIONS_PER_WORKER = 20  # a site gets one more worker for each such part of its window
+
+
+class Compose(Protocol):
+    """Writes the reports a message owes (``agent.bounce``)."""
+
+    def __call__(self, facts: reports.ReportFacts) -> Submission | None: ...
+
+
+class Manager:
+    """The scheduler of one agent; see the module's docstring."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        agent: int,
+        identity: bytes,
+        schedule: Schedule,
+        rules: Rules,
+        compose: Compose,
+        log: EventLog,
+        clock: Callable[[], float],
+        rng: random.Random,
+    ) -> None:
+        self.schedule = schedule
+        self.rules = rules
+        self.crew: Crew | None = None
+        self.draining = False
+        self.store_trouble = ""
+        self.progress = 0  # turns of the wheel, for the watchdog
+        self._database = database
+        self._identity = identity
+        self._compose = compose
+        self._log = log
+        self._clock = clock
+        self._rng = rng
+        self._wake = asyncio.Event()
+        self._wheel = asyncio.Lock()
+        self._unsettled = 0
+        self._reporting = 0
+        self._owing: set[int] = set()
+        self.sites = Sites(
+            database=database,
+            schedule=schedule,
+            worker_for=lambda name: self._worker_for(name, 0),
+            release=self.release,
+        )
+        self.custody = Custody(
+            database=database,
+            agent=agent,
+            schedule=schedule,
+            rules=rules,
+            find_sites=self.sites.find,
+        )
+
+    # -- running ---------------------------------------------------------------------------------------
+
+    def nudge(self) -> None:
+        """Something may be due now: mail was enqueued, an operator gave an order, a report was written."""
+        self.custody.news()
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Claim and dispatch until cancelled."""
+        while True:
+            self._wake.clear()
+            if not self.store_trouble:
+                async with self._wheel:
+                    if not self.draining:
+                        await self.custody.claim(self._clock())
+                    await self.custody.give_back()
+            self.progress += 1
+            self._dispatch()
+            if not self._wake.is_set():
+                await self._sleep()
+
+    async def _sleep(self) -> None:
+        now = self._clock()
+        moment = min(self.custody.next_moment(), self.schedule.next_reopening(now))
+        try:
+            async with asyncio.timeout(min(max(moment - now, 0.005), LOOK_AGAIN)):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    @contextlib.asynccontextmanager
+    async def still(self) -> AsyncIterator[None]:
+        """Hold the wheels: only what is in flight stays in memory while the body changes the store."""
+        async with self._wheel:
+            for destination in list(self.schedule.destinations.values()):
+                self.release(destination, 0.0)
+            await self.custody.give_back()
+            yield
+
+    def release(self, destination: Destination, not_before: float) -> None:
+        """Stop working on a destination; it may be taken up again at ``not_before``."""
+        self.custody.release(destination, not_before=not_before)
+        self._wake.set()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is due, in flight or unrecorded now."""
+        return self.custody.idle and not (self.schedule.in_flight or self._unsettled or self._reporting)
+
+    # -- the dispatch wheel ----------------------------------------------------------------------------
+
+    def _dispatch(self) -> None:
+        if self.draining or self.store_trouble or self._unsettled >= UNSETTLED_LIMIT:
+            return
+        if self.crew is None or not any(w.ready and not w.draining for w in self.crew.workers):
+            return
+        for batch in self.schedule.next_batches(self._clock()):
+            site = batch.lane.site
+            assert site is not None
+            worker = self._worker_for(site.name, site.busy - 1)
+            assert worker is not None
+            batch.worker = worker.index
+            worker.in_flight += 1
+            worker.say(frames.Deliver(self._request(batch)))
+
+    def _worker_for(self, name: str, place: int) -> Worker | None:
+        """The worker that has, or will have, the sessions to a site: always the same for the same place."""
+        assert self.crew is not None
+        ready = [w for w in self.crew.workers if w.ready and not w.draining]
+        if not ready:
+            return None
+        return ready[(zlib.crc32(name.encode()) + place // SESSIONS_PER_WORKER) % len(ready)]
+
+    def _request(self, batch: Batch) -> DeliveryRequest:
+        first = batch.recipients[0]
+        content, batch.content = batch.content, None
+        self.custody.content -= len(content or b"")
+        return DeliveryRequest(
+            serial=batch.serial,
+            queue_id=first.message_id,
+            sender=first.sender,
+            recipients=tuple(
+                RequestRecipient(r.number, r.address, r.attempts + 1, r.notify, r.orcpt)
+                for r in batch.recipients
+            ),
+            domain=first.destination,
+            next_hop=batch.lane.next_hop,
+            route=batch.lane.route,
+            size=first.size,
+            dotted=first.dotted,
+            eightbit=first.eightbit,
+            utf8=first.utf8,
+            long_lines=first.long_lines,
+            ret=first.ret,
+            envid=first.envid,
+            arrival=arrival_of(first.message_id),
+            due=first.due,
+            content=content,
+        )
+
+    # -- the settlement wheel --------------------------------------------------------------------------
+
+    def worker_said(self, worker: Worker, frame: frames.FromWorker) -> None:
+        """A frame arrived from a worker."""
+        match frame:
+            case frames.Result():
+                worker.in_flight -= 1
+                self.answered(frame.result, worker)
+            case frames.Site():
+                self.sites.answered(frame, self._clock())
+                self._wake.set()
+            case frames.Fetch():
+                self._send_part(worker, frame)
+            case frames.Ready():
+                worker.ready = True
+                self.sites.ask_again(worker)
+                self._wake.set()
+            case frames.Event():
+                self._log.event(frame.kind, frame.fields, now=self._clock())
+            case frames.Transcript():
+                self._log.event("protocol", {"host": frame.host}, now=self._clock())
+            case frames.Beat():
+                return
+
+    def _send_part(self, worker: Worker, wanted: frames.Fetch) -> None:
+        def send(answer: asyncio.Future[bytes | None]) -> None:
+            data = None if answer.cancelled() or answer.exception() else answer.result()
+            worker.say(frames.Part(wanted.queue_id, wanted.part, data))
+
+        future = self._database.submit(claims.part, (wanted.queue_id, wanted.part))
+        future.add_done_callback(send)
+
+    def answered(self, result: DeliveryResult, worker: Worker | None = None) -> None:
+        """A request is over: free its slot, learn from it, record it."""
+        now = self._clock()
+        pending = self.schedule.in_flight.get(result.serial)
+        if pending is None:
+            return
+        site = pending.lane.site
+        assert site is not None
+        was_closed = self.schedule.closed_until(site, now)
+        batch = self.schedule.complete(result.serial, Pressure(result.pressure), result.reason, now)
+        assert batch is not None
+        returned = {r.number for r in result.recipients if r.verdict == Verdict.RETURNED}
+        if returned:
+            self.schedule.put_back(batch, returned)
+        self._settle(batch, result, worker, now)
+        if not was_closed and self.schedule.closed_until(site, now):
+            self.sites.closed(site, now)
+        self._wake.set()
+
+    def _settle(self, batch: Batch, result: DeliveryResult, worker: Worker | None, now: float) -> None:
+        rows = list(
+            settlement.settlements(
+                result, batch.recipients, now=now, settings=self.rules.retry, rng=self._rng
+            )
+        )
+        if not rows:
+            return
+        self._unsettled += 1
+
+        def recorded(applied: list[bool | Exception]) -> None:
+            self._unsettled -= 1
+            self.schedule.settled(batch)
+            self.custody.check(batch.lane.destination)
+            if worker is not None and result.sequence:
+                worker.say(frames.Settled(result.sequence))
+            self._log.write(
+                settlement.record(recipient, row, _uses(result, outcome))
+                for (recipient, outcome, row), done in zip(rows, applied, strict=True)
+                if done is True
+            )
+            self._wake.set()
+
+        if batch.suspect:
+            self._database.submit(absolve, batch.queue_id)
+        self._database.submit_many(outcomes.settle, [row[2] for row in rows], recorded)
+        if any(row[2].owed for row in rows):
+            self._owing.add(batch.queue_id)
+        if batch.queue_id in self._owing and not self.schedule.in_flight_of(batch.queue_id):
+            self._owing.discard(batch.queue_id)
+            self.report(batch.queue_id)
+
+    def report(self, queue_id: int) -> None:
+        """Write the reports a message owes; settled in the same transaction as the outcomes before it."""
+
+
+        def written(_: object) -> None:
+            self._reporting -= 1
+            self.nudge()
+
+        self._reporting += 1
+        self._database.submit(reports.write, reports.Report(queue_id, self._compose)).add_done_callback(written)
+
+    def record(self, expiry: outcomes.Expiry) -> None:
+        """Record that a waiting recipient's time is over, and the report that is owed for it."""
+        self._database.submit(outcomes.expire, expiry)
+        if expiry.owed:
+            self.report(expiry.message_id)
+
+    # -- looking ---------------------------------------------------------------------------------------
+
+    def site_of(self, destination: str, now: float) -> Site | None:
+        """The site a destination's mail goes to, if it is known and remembered."""
+        routed = self.rules.router.route(f"postmaster@{destination}", destination)
+        return self.schedule.sites.get(self.sites.known(routed.next_hop, now))
+
+    def closed_site(self, destination: str, now: float) -> Site | None:
+        """The destination's site if it is closed now."""
+        site = self.site_of(destination, now)
+        return site if site is not None and self.schedule.closed_until(site, now) else None
+
+    def describe_site(self, site: Site, now: float) -> dict[str, object]:
+        """A site's live facts, for people."""
+        return {
+            "name": site.name,
+            "window": round(site.window.size, 2),
+            "busy": site.busy,
+            "waiting": site.waiting(),
+            "closed_until": self.schedule.closed_until(site, now) or None,
+            "reason": site.window.reason,
+            "next_hop": site.turns[0].next_hop if site.turns else "",
+        }
+
+    # -- dead workers ----------------------------------------------------------------------------------
+
+    def worker_died(self, worker: Worker, path: Path) -> None:
+        """A worker process ended: deal with what it was at, then let go of its journal."""
+        entries = {(e.queue_id, e.recipients): e for e in journal.read(path, self._identity)}
+        now = self._clock()
+        for batch in [b for b in self.schedule.in_flight.values() if b.worker == worker.index]:
+            key = (batch.queue_id, tuple((r.number, r.attempts + 1) for r in batch.recipients))
+            entry = entries.get(key)
+            result = recovery.judged(entry, batch.recipients, now=now)
+            if result is not None:
+                self.answered(msgspec.structs.replace(result, serial=batch.serial, sequence=0))
+            else:
+                self._try_again(batch, crashed=entry is not None, now=now)
+        # Outcomes are recorded in the order they were handed in: once this is, the others are as well.
+        self._database.submit(outcomes.settled, None).add_done_callback(
+            lambda _: path.unlink(missing_ok=True)
+        )
+
+    def _try_again(self, batch: Batch, *, crashed: bool, now: float) -> None:
+        self.schedule.complete(batch.serial, Pressure.NONE, "", now)
+        if not crashed:
+            self.schedule.put_back(batch, {r.number for r in batch.recipients})
+            self._wake.set()
+            return
+
+        def counted(crashes: asyncio.Future[int]) -> None:
+            if not crashes.exception() and crashes.result() >= recovery.POISON:
+                self._settle(batch, recovery.poisoned(batch.recipients, now=now), None, now)
+            else:
+                self.schedule.put_back(batch, {r.number for r in batch.recipients}, suspect=True)
+            self._wake.set()
+
+        self._database.submit(outcomes.crashed, batch.queue_id).add_done_callback(counted)
+
+
+def _uses(result: DeliveryResult, outcome: RecipientResult) -> int:
+    """How many transactions the deciding session had carried."""
+    return result.tries[outcome.host].uses if 0 <= outcome.host < len(result.tries) else 0

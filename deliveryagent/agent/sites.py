@@ -1,0 +1,113 @@
+"""Which site a next hop belongs to, and what happens when a site closes.
+
+Workers resolve; their answers are remembered as long as the records live. Guarantees: no request leaves
+before its site is known, so windows hold from the first connection on; what waits for a closed site goes
+back to the store without an attempt and without a write per recipient.
+"""
+
+from collections.abc import Callable, Iterable
+
+from deliveryagent.agent import frames
+from deliveryagent.agent.crew import Worker
+from deliveryagent.agent.schedule import Destination, Lane, Schedule, Site
+from deliveryagent.queue import sites
+from deliveryagent.queue.thread import Database
+
+SITE_NAMES = 50_000  # next hops whose site is remembered
+
+
+class Sites:
+    """The way from next hops to sites."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        schedule: Schedule,
+        worker_for: Callable[[str], Worker | None],
+        release: Callable[[Destination, float], None],
+    ) -> None:
+        self._database = database
+        self._schedule = schedule
+        self._worker_for = worker_for
+        self._release = release
+        self._names: dict[str, tuple[str, float]] = {}
+        self._lookups: dict[int, tuple[str, int]] = {}
+        self._waiting: dict[str, list[Lane]] = {}
+        self._serial = 0
+
+    def find(self, lanes: Iterable[Lane], now: float) -> None:
+        """Give each lane its site, now or as soon as a worker has resolved it."""
+        for lane in lanes:
+            if lane.site is not None:
+                self._check_open(lane, lane.site, now)
+                continue
+            name = self.known(lane.next_hop, now)
+            if name:
+                self._assign(lane, name, now)
+                continue
+            waiting = self._waiting.setdefault(lane.next_hop, [])
+            waiting.append(lane)
+            if len(waiting) == 1:
+                self._serial += 1
+                self._lookups[self._serial] = (lane.next_hop, lane.route)
+                worker = self._worker_for(lane.next_hop)
+                if worker is not None:
+                    worker.say(frames.Lookup(self._serial, lane.next_hop, lane.route))
+
+    def known(self, next_hop: str, now: float) -> str:
+        """The site's name, empty when it would have to be looked up."""
+        name, expires = self._names.get(next_hop, ("", 0.0))
+        return name if expires > now else ""
+
+    def ask_again(self, worker: Worker) -> None:
+        """A worker is new: it gets the questions that nobody answered."""
+        for serial, (next_hop, route) in self._lookups.items():
+            worker.say(frames.Lookup(serial, next_hop, route))
+
+    def answered(self, answer: frames.Site, now: float) -> None:
+        """A worker has resolved a next hop."""
+        next_hop, _ = self._lookups.pop(answer.serial, ("", -1))
+        if not next_hop:
+            return
+        # A next hop that cannot be resolved is a site of its own: its requests find out why.
+        name = answer.name or f"?{next_hop}"
+        if len(self._names) >= SITE_NAMES:
+            self._names.pop(next(iter(self._names)))
+        self._names[next_hop] = (name, now + max(1.0, answer.ttl))
+        for lane in self._waiting.pop(next_hop, []):
+            if lane.site is None and not lane.destination.leaving:
+                self._assign(lane, name, now)
+
+    def _assign(self, lane: Lane, name: str, now: float) -> None:
+        site = self._schedule.site(name, lane.route)
+        self._schedule.assign(lane, site)
+        self._check_open(lane, site, now)
+
+    def _check_open(self, lane: Lane, site: Site, now: float) -> None:
+        until = self._schedule.closed_until(site, now)
+        # Where one destination has several next hops, the others go on; this one waits in memory.
+        if until and len(lane.destination.lanes) == 1:
+            self._release(lane.destination, until)
+
+    def closed(self, site: Site, now: float) -> None:
+        """A site has just closed."""
+        for destination in list(self._schedule.destinations.values()):
+            for lane in destination.lanes.values():
+                if lane.site is site:
+                    self._check_open(lane, site, now)
+        self.save(site, now)
+
+    def save(self, site: Site, now: float) -> None:
+        """Record a site's window, so that a restart does not forget that it is closed."""
+        window = site.window
+        self._database.submit(
+            sites.save,
+            sites.SiteState(
+                name=site.name,
+                concurrency=window.size,
+                closed_until=window.closed_until if window.closed_until > now else None,
+                reason=window.reason,
+                updated=now,
+            ),
+        )

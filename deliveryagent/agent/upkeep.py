@@ -1,0 +1,148 @@
+"""What has to be done from time to time: expiry and warnings where mail only waits, history, the lease.
+
+A recipient whose time is over expires after an attempt made since then, or after its site was found unusable
+since then; one that merely sleeps is made due for that last attempt. So a clock that jumps forward bounces
+nothing by itself, and nothing waits for ever behind a closed site.
+
+Guarantees: each round touches a bounded number of rows. Never sends anything.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from deliveryagent.agent.manager import Manager
+from deliveryagent.agent.schedule import Site
+from deliveryagent.mail.envelope import Notify, RecipientStatus, arrival_of, first_queue_id
+from deliveryagent.policy import notices, retry
+from deliveryagent.policy.retry import RetrySettings
+from deliveryagent.queue import leases, outcomes, purge
+from deliveryagent.queue.aftermath import LastAttempt, make_due
+from deliveryagent.queue.outcomes import Aged, AgedRecipient
+from deliveryagent.queue.thread import Database
+
+INTERVAL = 15.0  # seconds between rounds
+LEASE = 60.0  # seconds an agent's lease lasts unless renewed
+_PAGE = 500
+_ROUND = 2_000  # recipients looked at per round and purpose
+
+
+class Upkeep:
+    """The periodic work of an agent."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        manager: Manager,
+        agent: int,
+        retention: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self.retention = retention
+        self._database = database
+        self._manager = manager
+        self._agent = agent
+        self._clock = clock
+        self._expiry_after = (0, 0)
+        self._warned_after = (0, 0)
+        self._purge_after = 0
+
+    async def run(self) -> None:
+        """Do a round every ``INTERVAL`` seconds until cancelled."""
+        while True:
+            await asyncio.sleep(INTERVAL)
+            if not self._manager.store_trouble:
+                await self.round()
+
+    async def round(self) -> None:
+        """One round of everything."""
+        now = self._clock()
+        await self._database.submit(leases.renew, leases.Renewal(self._agent, now + LEASE))
+        await self._expire(now)
+        await self._warn(now)
+        self._manager.schedule.forget_sites(now)
+        self._purge_after = await self._database.submit(
+            purge.purge, purge.Purge(now=now, retention=self.retention, after=self._purge_after)
+        )
+
+    async def _expire(self, now: float) -> None:
+        settings = self._manager.rules.retry
+        shortest = min(settings.maximal_queue_lifetime, settings.bounce_queue_lifetime)
+        rows, self._expiry_after = await self._sweep(
+            self._expiry_after, before=first_queue_id(now - shortest), unwarned=False
+        )
+        last_attempts: list[LastAttempt] = []
+        for row in rows:
+            expires = retry.expires(
+                arrival=arrival_of(row.message_id), sender=row.sender, settings=settings
+            )
+            if now < expires or (row.message_id, row.number) in self._manager.schedule.active:
+                continue
+            site = self._manager.closed_site(row.destination, now)
+            if site is not None and site.failed >= expires:
+                self._expire_now(row, site, now)
+            elif row.status == RecipientStatus.DEFERRED:
+                last_attempts.append(LastAttempt(row.message_id, row.number, row.destination, now))
+        if last_attempts:
+            await asyncio.gather(*(self._database.submit(make_due, last) for last in last_attempts))
+            self._manager.nudge()
+
+    def _expire_now(self, row: AgedRecipient, site: Site, now: float) -> None:
+        self._manager.record(
+            outcomes.Expiry(
+                message_id=row.message_id,
+                number=row.number,
+                now=now,
+                text=site.window.reason,
+                owed=notices.owed(
+                    status=RecipientStatus.EXPIRED,
+                    sender=row.sender,
+                    notify=Notify(row.notify),
+                    relayed=False,
+                    warned=False,
+                    arrival=arrival_of(row.message_id),
+                    now=now,
+                    settings=self._manager.rules.retry,
+                ),
+            )
+        )
+
+    async def _warn(self, now: float) -> None:
+        settings: RetrySettings = self._manager.rules.retry
+        if not settings.delay_warning_time:
+            return
+        before = first_queue_id(now - settings.delay_warning_time)
+        rows, after = await self._sweep(self._warned_after, before=before, unwarned=True)
+        # What is older than everything seen so far has been warned of: go on from there, not from the start.
+        self._warned_after = after if after != (0, 0) else (before, 0)
+        owed = [
+            row
+            for row in rows
+            if row.sender
+            and Notify(row.notify).wants(Notify.DELAY)
+            and (row.message_id, row.number) not in self._manager.schedule.active
+        ]
+        if owed:
+            await asyncio.gather(
+                *(
+                    self._database.submit(outcomes.warn, outcomes.Warning_(row.message_id, row.number))
+                    for row in owed
+                )
+            )
+            for message_id in {row.message_id for row in owed}:
+                self._manager.report(message_id)
+
+    async def _sweep(
+        self, after: tuple[int, int], *, before: int, unwarned: bool
+    ) -> tuple[list[AgedRecipient], tuple[int, int]]:
+        """Up to a round's worth of old recipients, and where to go on; (0, 0) when the end was reached."""
+        rows: list[AgedRecipient] = []
+        while len(rows) < _ROUND:
+            page = await self._database.submit(
+                outcomes.aged, Aged(before=before, after=after, limit=_PAGE, unwarned=unwarned)
+            )
+            rows += page
+            if len(page) < _PAGE:
+                return rows, (0, 0)
+            after = (page[-1].message_id, page[-1].number)
+        return rows, after

@@ -1,0 +1,34 @@
+"""Gathers, reads and explains settings; each setting is declared beside the code that uses it.
+
+``load(path, overrides)`` gives the whole :class:`Config` or raises :class:`ConfigError` with every
+problem at once, each with its place. Modules: ``sources`` (file, environment, ``--set``),
+``positions`` (lines of a TOML text), ``values`` (what a written value means), ``sections`` (which
+settings make up which section), ``references`` (does what is named exist and make sense),
+``explain`` (for people and the manual pages), and ``location`` for commands that need only the
+socket.
+
+This package itself imports nothing: ``Config`` and ``load`` pull in every room that declares a
+setting, and commands that must start fast use ``location`` alone.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from deliveryagent.config.problems import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from deliveryagent.config.read import load
+    from deliveryagent.config.sections import Config, Route
+
+__all__ = ["Config", "ConfigError", "Problem", "Route", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "load":
+        from deliveryagent.config.read import load
+
+        return load
+    if name in {"Config", "Route"}:
+        from deliveryagent.config import sections
+
+        return getattr(sections, name)
+    raise AttributeError(name)

@@ -1,0 +1,174 @@
+"""From what people wrote to a :class:`Config`: every value read, every name looked up, every
+problem told.
+
+Guarantees: ``load`` either returns a configuration that is sound in itself, or raises
+``ConfigError`` with all problems of all sources, each with its place and a hint for misspelled
+names. Never asks the network.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from deliveryagent.config.explain import Entry, catalogue, route_catalogue
+from deliveryagent.config.location import resolve
+from deliveryagent.config.ownname import own_hostname
+from deliveryagent.config.problems import ConfigError, Problem
+from deliveryagent.config.references import CROSS_CHECKS, check_value
+from deliveryagent.config.sections import SECTIONS, Config, Route, narrowed
+from deliveryagent.config.sources import Gathered, Given, gather
+from deliveryagent.config.values import read
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A configuration and where each value that is not a built-in default comes from, by dotted
+    key."""
+
+    config: Config
+    origins: Mapping[str, str]
+    path: str | None
+
+
+def load(
+    path: str | os.PathLike[str] | None = None,
+    overrides: Iterable[str] = (),
+    *,
+    environ: Mapping[str, str] = os.environ,
+    hostname: Callable[[], str] = own_hostname,
+) -> Config:
+    """The configuration of this process; raises ``ConfigError`` with every problem found.
+
+    ``path`` names the file (default: see ``sources``), ``overrides`` are ``SECTION.KEY=VALUE``
+    texts. ``hostname`` is asked for this host's name only when the configuration does not give one.
+    """
+    return load_with_origins(path, overrides, environ=environ, hostname=hostname).config
+
+
+def load_with_origins(
+    path: str | os.PathLike[str] | None = None,
+    overrides: Iterable[str] = (),
+    *,
+    environ: Mapping[str, str] = os.environ,
+    hostname: Callable[[], str] = own_hostname,
+) -> Loaded:
+    """As ``load``, and where each value comes from."""
+    gathered = gather(path, overrides, environ)
+    problems = gathered.problems
+    values, places = _read_table(gathered.given, catalogue(), problems)
+    routes = [
+        _read_table(given, route_catalogue(), problems, prefix="route.")
+        for given in gathered.routes
+    ]
+    for given, (read_route, _) in zip(gathered.routes, routes, strict=True):
+        problems.extend(
+            Problem(where=given[""].where, key=f"route.{name}", text="is missing")
+            for name in ("match", "nexthop")
+            if name not in given and name not in read_route
+        )
+    if problems:
+        raise ConfigError(problems)
+    config = _compose(gathered, values, [route for route, _ in routes], environ, hostname)
+    crossed = [
+        Problem(where=_place(keys, places), key=keys[0], text=text)
+        for keys, check in CROSS_CHECKS
+        if (text := check(config))
+    ]
+    if crossed:
+        raise ConfigError(crossed)
+    return Loaded(
+        config=config,
+        origins={name: given.where for name, given in places.items()},
+        path=gathered.path,
+    )
+
+
+def _read_table(
+    given: Mapping[str, Given],
+    known: Mapping[str, Entry],
+    problems: list[Problem],
+    *,
+    prefix: str = "",
+) -> tuple[dict[str, Any], dict[str, Given]]:
+    """Read each value by its declaration; what cannot be read or is not known becomes a problem."""
+    values: dict[str, Any] = {}
+    places: dict[str, Given] = {}
+    for name, item in given.items():
+        if name == "" or (name.endswith(".") and name[:-1] in SECTIONS):
+            continue  # the heading of a table; an empty table says nothing
+        entry = known.get(name)
+        if entry is None:
+            problems.append(_unknown(name, item, known, prefix))
+            continue
+        try:
+            value = read(entry.kind, item.value, textual=item.textual)
+            check_value(prefix + name, value)
+        except ValueError as error:
+            problems.append(Problem(where=item.where, key=prefix + name, text=str(error)))
+        else:
+            values[name], places[name] = value, item
+    return values, places
+
+
+def _unknown(name: str, item: Given, known: Mapping[str, Entry], prefix: str) -> Problem:
+    section, dot, key = name.partition(".")
+    if dot and section not in SECTIONS and not prefix:
+        near = get_close_matches(section, SECTIONS, n=1)
+        hint = f"did you mean [{near[0]}]?" if near else "sections are " + ", ".join(SECTIONS)
+        return Problem(where=item.where, key=name, text=f"unknown section [{section}]", hint=hint)
+    if not dot and name in SECTIONS:
+        return Problem(where=item.where, key=name, text=f"is a section: write [{name}]")
+    near = get_close_matches(name, known, n=1, cutoff=0.7)
+    if not near:  # the right key under the wrong heading
+        wanted = key or name
+        near = [other for other in known if other.rpartition(".")[2] == wanted][:1]
+    hint = f'did you mean "{near[0]}"?' if near else ""
+    return Problem(where=item.where, key=prefix + name, text="unknown setting", hint=hint)
+
+
+def _compose(
+    gathered: Gathered,
+    values: Mapping[str, Any],
+    routes: Iterable[Mapping[str, Any]],
+    environ: Mapping[str, str],
+    hostname: Callable[[], str],
+) -> Config:
+    sections = {
+        section: {
+            name.partition(".")[2]: value
+            for name, value in values.items()
+            if name.startswith(f"{section}.")
+        }
+        for section in SECTIONS
+    }
+    place = resolve(
+        gathered.given.get("queue.url"),
+        gathered.given.get("run_dir"),
+        path=gathered.path,
+        environ=environ,
+    )
+    sections["queue"]["url"] = place.queue_url
+    own = values.get("hostname") or hostname()
+    built = {name: kind(**sections[name]) for name, kind in SECTIONS.items()}
+    return Config(
+        hostname=own,
+        postmaster=values.get("postmaster") or f"postmaster@{own}",
+        run_dir=place.run_dir,
+        route=tuple(
+            Route(
+                match=route["match"],
+                nexthop=route["nexthop"],
+                smtp=narrowed(built["smtp"], route),
+                lmtp=narrowed(built["lmtp"], route),
+                delivery=narrowed(built["delivery"], route),
+            )
+            for route in routes
+        ),
+        **built,
+    )
+
+
+def _place(keys: Iterable[str], places: Mapping[str, Given]) -> str:
+    return next((places[name].where for name in keys if name in places), "default")

@@ -1,0 +1,1 @@
+"""Where mail comes in: the local socket, later the SMTP and LMTP listeners."""

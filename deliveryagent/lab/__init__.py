@@ -1,0 +1,1 @@
+"""A playground on loopback: a name server and receiving servers with every fault."""

@@ -1,0 +1,1 @@
+"""Words and grammars of mail: immutable values, no input or output, no clock, no policy."""

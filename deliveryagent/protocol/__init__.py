@@ -1,0 +1,1 @@
+"""Conversations and formats, without input or output: replies, capabilities, commands, dialogues, content, reports."""

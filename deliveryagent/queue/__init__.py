@@ -1,0 +1,1 @@
+"""The door to the store: all SQL of the agent, on one dedicated thread."""

@@ -1,0 +1,58 @@
+"""What the database thread runs: an operation on the queue and the items it takes.
+
+An operation is a function ``f(connection, items) -> results``, one result per item in the same order. It runs
+inside a transaction that others share, so it never commits, never rolls back and never waits for anything but
+the database. Guarantees of every operation in this room: it can be repeated after a failure whose effect is
+unknown (a commit that lost its connection) without doing anything twice.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+from sqlalchemy import Connection
+
+X = TypeVar("X")
+R = TypeVar("R")
+
+
+class Operation(Generic[X, R]):
+    """A function on the queue with what the database thread must know of it.
+
+    ``must``: its items are facts that happened (an outcome, a lease given back); they are kept and retried
+    until they are recorded, where others fail with ``StoreUnavailable``. ``writes``: it changes the store, so
+    its success shows that the store can be written. ``cap``: the most items of it in one transaction.
+    """
+
+    __slots__ = ("cap", "must", "name", "run", "writes")
+
+    def __init__(
+        self,
+        run: Callable[[Connection, Sequence[X]], list[R]],
+        *,
+        must: bool = False,
+        writes: bool = True,
+        cap: int = 1000,
+    ) -> None:
+        self.run = run
+        self.name = run.__name__
+        self.must = must
+        self.writes = writes
+        self.cap = cap
+
+    def __call__(self, connection: Connection, items: Sequence[X]) -> list[R]:
+        """Run it in the caller's transaction."""
+        return self.run(connection, items)
+
+    def __repr__(self) -> str:
+        return f"<operation {self.name}>"
+
+
+def operation(
+    *, must: bool = False, writes: bool = True, cap: int = 1000
+) -> Callable[[Callable[[Connection, Sequence[X]], list[R]]], Operation[X, R]]:
+    """Make a function an :class:`Operation`."""
+
+    def wrap(run: Callable[[Connection, Sequence[X]], list[R]]) -> Operation[X, R]:
+        return Operation(run, must=must, writes=writes, cap=cap)
+
+    return wrap

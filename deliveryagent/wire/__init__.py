@@ -1,0 +1,1 @@
+"""The door to the network: sockets, TLS, and conversations played over them."""

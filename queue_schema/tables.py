@@ -1,0 +1,229 @@
+"""The tables of the queue.
+
+A message and its content never change once they are committed; recipients carry the state. All times are
+seconds since the epoch in UTC as double precision numbers, sizes are octets.
+
+Invariants the database itself keeps (``dagent db check`` verifies the rest):
+
+* a recipient is live exactly while ``finished`` is null, and then it is queued, deferred or held;
+* a queued or deferred recipient has a due time, any other has none: nothing can wait for ever unseen;
+* a recipient belongs to a message, an attempt to a recipient.
+
+How waiting work is found: ``destination.ready`` is never later than the earliest due time of the
+destination's recipients, unless an agent owns the row (``owner``); the owner looks after all of them until
+it gives the row back. So a claim writes one row per destination, not one per recipient, and what one dead
+destination has waiting costs the others nothing.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Double,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# A queue id. SQLite gives its fast integer key only to a column declared INTEGER.
+_Id = BigInteger().with_variant(Integer(), "sqlite")
+
+message = Table(
+    "message",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=False),
+    Column("sender", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("dotted", Boolean, nullable=False),
+    Column("eightbit", Boolean, nullable=False),
+    Column("utf8", Boolean, nullable=False),
+    Column("long_lines", Boolean, nullable=False),
+    Column("ret", String(4), nullable=False),
+    Column("envid", Text, nullable=False),
+    Column("recipient_count", Integer, nullable=False),
+    # Who handed it over: "uid=1000", "agent" for notices, later a client's address or user name.
+    Column("origin", Text, nullable=False),
+    Column("tags", Text, nullable=False),  # JSON object
+    # How often a process died while it worked on this message (the poison rule).
+    Column("crashes", SmallInteger, nullable=False),
+    CheckConstraint("recipient_count > 0", name="has_recipients"),
+)
+
+content = Table(
+    "content",
+    metadata,
+    Column("message_id", _Id, primary_key=True, autoincrement=False),
+    Column("part", Integer, primary_key=True, autoincrement=False),
+    Column("data", LargeBinary, nullable=False),
+)
+"""The octets in wire form, in parts of at most ``CONTENT_PART`` octets. Parts of a message that is still
+arriving stand here before their message row does; ``arriving`` names them until it is there."""
+
+CONTENT_PART = 256 * 1024
+
+arriving = Table(
+    "arriving",
+    metadata,
+    Column("message_id", _Id, primary_key=True, autoincrement=False),
+    Column("started", Double, nullable=False),
+)
+
+submission_key = Table(
+    "submission_key",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("message_id", _Id, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("created", Double, nullable=False),
+    Index(None, "created"),
+)
+
+recipient = Table(
+    "recipient",
+    metadata,
+    Column("message_id", _Id, ForeignKey("message.id"), primary_key=True, autoincrement=False),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("address", Text, nullable=False),
+    Column("destination", Text, nullable=False),
+    # Recipients beyond the first batch of a big message; claimed in turn with the others, never before them.
+    Column("bulk", Boolean, nullable=False),
+    Column("status", String(9), nullable=False),
+    Column("due", Double),
+    Column("attempts", Integer, nullable=False),
+    Column("updated", Double, nullable=False),
+    Column("finished", Double),
+    Column("notify", SmallInteger, nullable=False),
+    Column("orcpt", Text, nullable=False),
+    # The last answer; code 0 and an empty stage when there was none yet.
+    Column("stage", Text, nullable=False),
+    Column("code", SmallInteger, nullable=False),
+    Column("enhanced", String(11), nullable=False),
+    Column("text", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    # A report that is due to the sender but not written yet: '', 'failure', 'delay' or 'success'.
+    Column("owed", String(7), nullable=False),
+    # The id of the message that reported the final outcome, and of the delay warning.
+    Column("reported", _Id),
+    Column("warned", _Id),
+    CheckConstraint("(finished IS NULL) = (status IN ('queued', 'deferred', 'held'))", name="finished"),
+    CheckConstraint("(due IS NOT NULL) = (status IN ('queued', 'deferred'))", name="due"),
+    CheckConstraint(
+        "status IN ('queued', 'deferred', 'held', 'delivered', 'bounced', 'expired', 'deleted')",
+        name="status",
+    ),
+    sqlite_with_rowid=False,
+)
+
+# The waiting line of each destination; small and bulk recipients are two lines.
+recipient_due = Index(
+    "ix_recipient_due",
+    recipient.c.destination,
+    recipient.c.bulk,
+    recipient.c.due,
+    recipient.c.message_id,
+    recipient.c.number,
+    sqlite_where=recipient.c.due.is_not(None),
+    postgresql_where=recipient.c.due.is_not(None),
+)
+# Everything that lives, in order of arrival: lists, expiry, warnings.
+recipient_live = Index(
+    "ix_recipient_live",
+    recipient.c.message_id,
+    recipient.c.number,
+    sqlite_where=recipient.c.finished.is_(None),
+    postgresql_where=recipient.c.finished.is_(None),
+)
+
+attempt = Table(
+    "attempt",
+    metadata,
+    Column("message_id", _Id, primary_key=True, autoincrement=False),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("attempt", Integer, primary_key=True, autoincrement=False),
+    Column("started", Double, nullable=False),
+    Column("decision", String(9), nullable=False),
+    Column("stage", Text, nullable=False),
+    Column("code", SmallInteger, nullable=False),
+    Column("enhanced", String(11), nullable=False),
+    Column("text", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("ip", Text, nullable=False),
+    Column("port", Integer, nullable=False),
+    Column("tls", Text, nullable=False),
+    # Seconds: waiting beyond the due time, connecting, EHLO and TLS, transfer.
+    Column("queue_time", Double, nullable=False),
+    Column("connect_time", Double, nullable=False),
+    Column("setup_time", Double, nullable=False),
+    Column("transfer_time", Double, nullable=False),
+    # Hosts tried before the one that decided, as a JSON list; empty when there was none.
+    Column("trail", Text, nullable=False),
+    ForeignKeyConstraint(["message_id", "number"], ["recipient.message_id", "recipient.number"]),
+    sqlite_with_rowid=False,
+)
+
+destination = Table(
+    "destination",
+    metadata,
+    Column("name", Text, primary_key=True),
+    # Not later than the earliest due time of its recipients; null when none waits or an agent owns it.
+    Column("ready", Double),
+    # The agent that looks after the waiting recipients, null when nobody does.
+    Column("owner", _Id, ForeignKey("agent.id")),
+    # An operator's pause: until when (a very large number: until resumed), why and by whom.
+    Column("paused_until", Double),
+    Column("pause_note", Text, nullable=False),
+    Column("paused_by", Text, nullable=False),
+    # The site it was last seen to belong to; empty when never resolved.
+    Column("site", Text, nullable=False),
+    Index(
+        "ix_destination_ready",
+        "ready",
+        sqlite_where=Column("ready").is_not(None),
+        postgresql_where=Column("ready").is_not(None),
+    ),
+    sqlite_with_rowid=False,
+)
+
+site = Table(
+    "site",
+    metadata,
+    Column("name", Text, primary_key=True),
+    # The concurrency window as last recorded, and until when the site is closed after failures.
+    Column("concurrency", Double, nullable=False),
+    Column("closed_until", Double),
+    Column("reason", Text, nullable=False),
+    Column("updated", Double, nullable=False),
+    # An operator's pause of the whole site.
+    Column("paused_until", Double),
+    Column("pause_note", Text, nullable=False),
+    Column("paused_by", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+agent = Table(
+    "agent",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=False),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("started", Double, nullable=False),
+    # The lease: what this agent owns returns to everybody when it is not renewed before this time.
+    Column("lease_until", Double, nullable=False),
+)
