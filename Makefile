@@ -17,7 +17,7 @@ JOBS   ?= auto
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)
-	@$(BIN)/dagent lab demo
+	@$(BIN)/python -m deliveryagent.lab.demo
 
 test: $(STAMP)
 	@$(BIN)/python -m pytest -q -n $(JOBS)

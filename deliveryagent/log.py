@@ -1,13 +1,14 @@
-"""The event log: one line per event that tells everything by itself, above all one per attempt and recipient.
+"""The event log: one line per event, above all one per attempt and recipient, complete in itself.
 
-Formats: ``text`` (key=value, for people and grep), ``json`` (one object a line), ``postfix`` (the lines
-Postfix's log would have, so that programs reading it keep working). Target: standard error, or a file that is
-appended to and opened again on request (log rotation). Under journald every line gets its priority.
+Formats: ``text`` (key=value, for people and grep), ``json`` (one object a line), ``postfix`` (the
+lines Postfix's log would have, so that programs reading it keep working). Target: standard error,
+or a file that is appended to and opened again on request (log rotation). Under journald every line
+gets its priority.
 
-Guarantees: the caller is never stopped and never sees an exception because the target is full, blocked or
-gone. Lines then wait in memory up to ``PENDING_LIMIT`` octets; later ones are dropped whole, counted, and
-the number is logged as soon as lines get through again. A line is one line, whatever a peer sent: remote text
-is escaped. Never logs content, credentials or configuration.
+Guarantees: the caller is never stopped and never sees an exception because the target is full,
+blocked or gone. Lines then wait in memory up to ``PENDING_LIMIT`` octets; later ones are dropped
+whole, counted, and the number is logged as soon as lines get through again. A line is one line,
+whatever a peer sent: remote text is escaped. Never logs content, credentials or configuration.
 """
 
 import fcntl
@@ -15,7 +16,6 @@ import os
 import select
 import socket
 import stat
-import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +27,7 @@ from deliveryagent.protocol.diagnosis import command_name, plain
 from deliveryagent.setting import key
 
 PENDING_LIMIT = 1024 * 1024
+_STDERR = 2
 
 Format = Literal["text", "json", "postfix"]
 
@@ -38,21 +39,21 @@ class LogSettings:
     format: Annotated[
         Format,
         key(
-            'Form of the event log: "text" for people, "json" for programs, "postfix" for tools made for '
-            "Postfix's log."
+            'Form of the event log: "text" for people, "json" for programs, "postfix" for tools '
+            "made for Postfix's log."
         ),
     ] = "text"
     file: Annotated[
         str,
         key(
-            "File the event log is appended to, opened again on reload; empty means standard error.",
+            "File the event log is appended to, opened again on reload; empty: standard error.",
             postfix="maillog_file",
         ),
     ] = ""
 
 
 class Delays(msgspec.Struct, frozen=True, gc=False):
-    """Seconds spent waiting beyond the due time, connecting, in EHLO and TLS, and in the transaction."""
+    """Seconds beyond the due time, until the greeting, in EHLO and TLS, and in the transaction."""
 
     queue: float
     connect: float
@@ -61,10 +62,11 @@ class Delays(msgspec.Struct, frozen=True, gc=False):
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One attempt for one recipient. ``now`` is its end, ``next_attempt`` the next due time or None.
+    """One attempt for one recipient; ``now`` is its end, ``next_attempt`` the next due time if any.
 
-    Times are seconds since the epoch; ``delay`` is seconds since arrival. ``reply`` is the text of the answer
-    without its codes; ``code`` is 0 when no peer answered. ``uses`` counts the transactions of the session.
+    Times are seconds since the epoch; ``delay`` is seconds since arrival. ``reply`` is the text of
+    the answer without its codes; ``code`` is 0 when no peer answered. ``uses`` counts the
+    transactions of the session.
     """
 
     now: float
@@ -105,7 +107,7 @@ _PRIORITIES = {
     "protocol": 4,
     "expired": 4,
 }
-_json = msgspec.json.Encoder(decimal_format="number")
+_json = msgspec.json.Encoder()
 
 
 class EventLog:
@@ -115,9 +117,10 @@ class EventLog:
         self, settings: LogSettings, *, hostname: str, environ: Mapping[str, str] = os.environ
     ) -> None:
         self._settings = settings
+        self._environ = environ
         self._hostname = hostname
         self._target = Target(settings.file)
-        self._journal = not settings.file and in_journal(sys.stderr.fileno(), environ)
+        self._journal = not settings.file and in_journal(_STDERR, environ)
         self._second = -1
         self._stamp = ""
 
@@ -130,7 +133,9 @@ class EventLog:
                 form = self._postfix_attempt
             case _:
                 form = self._text_attempt
-        self._send([(attempt.event, form(attempt)) for attempt in attempts], self._second)
+        batch = list(attempts)
+        if batch:
+            self._send([(attempt.event, form(attempt)) for attempt in batch], batch[-1].now)
 
     def event(self, kind: str, fields: Mapping[str, Value], *, now: float) -> None:
         """Log something else: ``queued``, ``removed``, ``held``, ``dsn``, ``connect_failed``, …"""
@@ -142,7 +147,7 @@ class EventLog:
         return self._target.dropped
 
     def reopen(self, settings: LogSettings | None = None) -> None:
-        """Open the file again, or another one; when that fails the old one stays and the error is logged."""
+        """Open the file again, or another; when that fails the old one stays and tells why."""
         settings = settings or self._settings
         now = time.time()
         try:
@@ -153,7 +158,7 @@ class EventLog:
             return
         self._target.close()
         self._target, self._settings = target, settings
-        self._journal = not settings.file and in_journal(sys.stderr.fileno(), os.environ)
+        self._journal = not settings.file and in_journal(_STDERR, self._environ)
 
     def close(self) -> None:
         """Write what waits, as far as that needs no waiting, and close the file."""
@@ -170,7 +175,7 @@ class EventLog:
             dropped, target.dropped = target.dropped, 0
             self.event("log_dropped", {"lines": dropped}, now=now)
 
-    # -- forms -----------------------------------------------------------------------------------------
+    # -- forms -------------------------------------------------------------------------------------
 
     def _time(self, now: float) -> str:
         """RFC 3339 with milliseconds."""
@@ -202,7 +207,8 @@ class EventLog:
         reply = _quote(f"{a.code or ''} {a.enhanced} {a.reply}".strip())
         d = a.delays
         line = (
-            f"{self._prefix(a.now)}{a.event} {a.id} from=<{plain(a.sender)}> to=<{plain(a.recipient)}> "
+            f"{self._prefix(a.now)}{a.event} {a.id} "
+            f"from=<{plain(a.sender)}> to=<{plain(a.recipient)}> "
             f"attempt={a.attempt} host={where} stage={a.stage} reply={reply} "
             f"delay={_rounded(a.delay)} queue={_rounded(d.queue)} connect={_rounded(d.connect)} "
             f"setup={_rounded(d.setup)} transfer={_rounded(d.transfer)}"
@@ -234,12 +240,14 @@ class EventLog:
         if self._journal:
             return body
         moment = time.localtime(now)
-        stamp = f"{_MONTHS[moment.tm_mon - 1]} {moment.tm_mday:2d} {time.strftime('%H:%M:%S', moment)}"
+        stamp = (
+            f"{_MONTHS[moment.tm_mon - 1]} {moment.tm_mday:2d} {time.strftime('%H:%M:%S', moment)}"
+        )
         return f"{stamp} {self._hostname} postfix/{daemon}[{os.getpid()}]: {body}"
 
 
 _ATTEMPT_FIELDS = [name for name in Attempt.__struct_fields__ if name != "now"]
-_MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _POSTFIX_STATUS = {"delivered": "sent", "bounced": "bounced"}
 _REPORT_NAMES = {"failure": "non-delivery", "delay": "delay", "success": "delivery status"}
 
@@ -322,7 +330,7 @@ class Target:
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
             self._descriptor = os.open(path, flags, 0o640)
         else:
-            self._descriptor = fcntl.fcntl(sys.stderr.fileno(), fcntl.F_DUPFD_CLOEXEC, 3)
+            self._descriptor = fcntl.fcntl(_STDERR, fcntl.F_DUPFD_CLOEXEC, 3)
         mode = os.fstat(self._descriptor).st_mode
         self._regular = stat.S_ISREG(mode)
         self._socket: socket.socket | None = None
@@ -365,7 +373,7 @@ class Target:
                 return 0
         if self._regular:
             return os.write(self._descriptor, data)
-        # A pipe that is writable takes this much at once; the flag for the whole pipe is not ours to change.
+        # A writable pipe takes this much at once. O_NONBLOCK is not ours to set: others share it.
         if not self._poll.poll(0):
             return 0
         return os.write(self._descriptor, data[: select.PIPE_BUF])

@@ -7,12 +7,17 @@ Invariants the database itself keeps (``dagent db check`` verifies the rest):
 
 * a recipient is live exactly while ``finished`` is null, and then it is queued, deferred or held;
 * a queued or deferred recipient has a due time, any other has none: nothing can wait for ever unseen;
-* a recipient belongs to a message, an attempt to a recipient.
+* a recipient belongs to a message.
 
 How waiting work is found: ``destination.ready`` is never later than the earliest due time of the
-destination's recipients, unless an agent owns the row (``owner``); the owner looks after all of them until
-it gives the row back. So a claim writes one row per destination, not one per recipient, and what one dead
-destination has waiting costs the others nothing.
+destination's recipients, unless an agent owns the row (``owner``) or gave it back with a reason to wait (a
+closed site, a pause). The owner looks after all of its recipients until it gives the row back. So a claim
+writes one row per destination, not one per recipient, and what one dead destination has waiting costs the
+others nothing.
+
+Rows that are written or read for every message are kept narrow: a recipient's last answer is its latest
+``attempt``, columns with a usual value have it as the server's default, and the indexes that follow live
+recipients and owed reports are partial.
 """
 
 from sqlalchemy import (
@@ -22,7 +27,6 @@ from sqlalchemy import (
     Column,
     Double,
     ForeignKey,
-    ForeignKeyConstraint,
     Index,
     Integer,
     LargeBinary,
@@ -31,6 +35,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    text,
 )
 
 metadata = MetaData(
@@ -45,6 +50,9 @@ metadata = MetaData(
 # A queue id. SQLite gives its fast integer key only to a column declared INTEGER.
 _Id = BigInteger().with_variant(Integer(), "sqlite")
 
+_EMPTY = text("''")
+_ZERO = text("0")
+
 message = Table(
     "message",
     metadata,
@@ -55,14 +63,14 @@ message = Table(
     Column("eightbit", Boolean, nullable=False),
     Column("utf8", Boolean, nullable=False),
     Column("long_lines", Boolean, nullable=False),
-    Column("ret", String(4), nullable=False),
-    Column("envid", Text, nullable=False),
+    Column("ret", String(4), nullable=False, server_default=_EMPTY),
+    Column("envid", Text, nullable=False, server_default=_EMPTY),
     Column("recipient_count", Integer, nullable=False),
     # Who handed it over: "uid=1000", "agent" for notices, later a client's address or user name.
     Column("origin", Text, nullable=False),
-    Column("tags", Text, nullable=False),  # JSON object
+    Column("tags", Text, nullable=False, server_default=text("'{}'")),  # JSON object
     # How often a process died while it worked on this message (the poison rule).
-    Column("crashes", SmallInteger, nullable=False),
+    Column("crashes", SmallInteger, nullable=False, server_default=_ZERO),
     CheckConstraint("recipient_count > 0", name="has_recipients"),
 )
 
@@ -106,28 +114,29 @@ recipient = Table(
     Column("bulk", Boolean, nullable=False),
     Column("status", String(9), nullable=False),
     Column("due", Double),
-    Column("attempts", Integer, nullable=False),
+    Column("attempts", Integer, nullable=False, server_default=_ZERO),
     Column("updated", Double, nullable=False),
     Column("finished", Double),
-    Column("notify", SmallInteger, nullable=False),
-    Column("orcpt", Text, nullable=False),
-    # The last answer; code 0 and an empty stage when there was none yet.
-    Column("stage", Text, nullable=False),
-    Column("code", SmallInteger, nullable=False),
-    Column("enhanced", String(11), nullable=False),
-    Column("text", Text, nullable=False),
-    Column("host", Text, nullable=False),
+    Column("notify", SmallInteger, nullable=False, server_default=_ZERO),
+    Column("orcpt", Text, nullable=False, server_default=_EMPTY),
+    # Why it came to this state without an attempt (hold, an operator's bounce, expiry before the first
+    # attempt): enhanced status code and text. Empty otherwise: the last answer is the latest attempt's.
+    Column("enhanced", String(11), nullable=False, server_default=_EMPTY),
+    Column("note", Text, nullable=False, server_default=_EMPTY),
     # A report that is due to the sender but not written yet: '', 'failure', 'delay' or 'success'.
-    Column("owed", String(7), nullable=False),
+    Column("owed", String(7), nullable=False, server_default=_EMPTY),
     # The id of the message that reported the final outcome, and of the delay warning.
     Column("reported", _Id),
     Column("warned", _Id),
-    CheckConstraint("(finished IS NULL) = (status IN ('queued', 'deferred', 'held'))", name="finished"),
+    CheckConstraint(
+        "(finished IS NULL) = (status IN ('queued', 'deferred', 'held'))", name="finished"
+    ),
     CheckConstraint("(due IS NOT NULL) = (status IN ('queued', 'deferred'))", name="due"),
     CheckConstraint(
         "status IN ('queued', 'deferred', 'held', 'delivered', 'bounced', 'expired', 'deleted')",
         name="status",
     ),
+    CheckConstraint("owed IN ('', 'failure', 'delay', 'success')", name="owed"),
     sqlite_with_rowid=False,
 )
 
@@ -142,13 +151,24 @@ recipient_due = Index(
     sqlite_where=recipient.c.due.is_not(None),
     postgresql_where=recipient.c.due.is_not(None),
 )
-# Everything that lives, in order of arrival: lists, expiry, warnings.
+# Everything that lives, in order of arrival: lists, expiry, warnings. The last column is constant; it makes
+# the question "does anything of this message live?" answerable from the index alone.
 recipient_live = Index(
     "ix_recipient_live",
     recipient.c.message_id,
     recipient.c.number,
+    recipient.c.finished,
     sqlite_where=recipient.c.finished.is_(None),
     postgresql_where=recipient.c.finished.is_(None),
+)
+# Debts to senders.
+recipient_owed = Index(
+    "ix_recipient_owed",
+    recipient.c.message_id,
+    recipient.c.number,
+    recipient.c.owed,
+    sqlite_where=recipient.c.owed != text("''"),
+    postgresql_where=recipient.c.owed != text("''"),
 )
 
 attempt = Table(
@@ -159,6 +179,7 @@ attempt = Table(
     Column("attempt", Integer, primary_key=True, autoincrement=False),
     Column("started", Double, nullable=False),
     Column("decision", String(9), nullable=False),
+    # The deciding answer; code 0 when trouble decided.
     Column("stage", Text, nullable=False),
     Column("code", SmallInteger, nullable=False),
     Column("enhanced", String(11), nullable=False),
@@ -174,29 +195,31 @@ attempt = Table(
     Column("transfer_time", Double, nullable=False),
     # Hosts tried before the one that decided, as a JSON list; empty when there was none.
     Column("trail", Text, nullable=False),
-    ForeignKeyConstraint(["message_id", "number"], ["recipient.message_id", "recipient.number"]),
     sqlite_with_rowid=False,
 )
+"""History, written in the transaction that moves its recipient on. No foreign key: checking one for every
+message costs more than it can find; ``dagent db check`` looks for orphans."""
 
 destination = Table(
     "destination",
     metadata,
     Column("name", Text, primary_key=True),
-    # Not later than the earliest due time of its recipients; null when none waits or an agent owns it.
+    # Not later than the earliest due time of its recipients; null when none waits or an agent owns it. On an
+    # owned row it says that new work came.
     Column("ready", Double),
     # The agent that looks after the waiting recipients, null when nobody does.
     Column("owner", _Id, ForeignKey("agent.id")),
     # An operator's pause: until when (a very large number: until resumed), why and by whom.
     Column("paused_until", Double),
-    Column("pause_note", Text, nullable=False),
-    Column("paused_by", Text, nullable=False),
+    Column("pause_note", Text, nullable=False, server_default=_EMPTY),
+    Column("paused_by", Text, nullable=False, server_default=_EMPTY),
     # The site it was last seen to belong to; empty when never resolved.
-    Column("site", Text, nullable=False),
+    Column("site", Text, nullable=False, server_default=_EMPTY),
     Index(
         "ix_destination_ready",
         "ready",
-        sqlite_where=Column("ready").is_not(None),
-        postgresql_where=Column("ready").is_not(None),
+        sqlite_where=text("ready IS NOT NULL"),
+        postgresql_where=text("ready IS NOT NULL"),
     ),
     sqlite_with_rowid=False,
 )
@@ -208,12 +231,12 @@ site = Table(
     # The concurrency window as last recorded, and until when the site is closed after failures.
     Column("concurrency", Double, nullable=False),
     Column("closed_until", Double),
-    Column("reason", Text, nullable=False),
+    Column("reason", Text, nullable=False, server_default=_EMPTY),
     Column("updated", Double, nullable=False),
     # An operator's pause of the whole site.
     Column("paused_until", Double),
-    Column("pause_note", Text, nullable=False),
-    Column("paused_by", Text, nullable=False),
+    Column("pause_note", Text, nullable=False, server_default=_EMPTY),
+    Column("paused_by", Text, nullable=False, server_default=_EMPTY),
     sqlite_with_rowid=False,
 )
 
@@ -227,3 +250,14 @@ agent = Table(
     # The lease: what this agent owns returns to everybody when it is not renewed before this time.
     Column("lease_until", Double, nullable=False),
 )
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""Facts about the queue itself. ``identity``: 16 octets drawn once, so that files kept beside the queue (the
+in-flight journals) can tell which queue they belong to. ``probe``: written to find out whether the store can
+be written again."""

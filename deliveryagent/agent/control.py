@@ -16,7 +16,7 @@ from deliveryagent.agent.manager import Manager
 from deliveryagent.mail.envelope import format_queue_id
 from deliveryagent.policy import concurrency
 from deliveryagent.queue import orders
-from deliveryagent.queue.orders import FOREVER, Order, OrderResult, Pause, Resume
+from deliveryagent.queue.orders import FOREVER, Kind, Order, OrderResult, Pause, Resume
 from deliveryagent.queue.search import Filter
 from deliveryagent.queue.thread import Database
 
@@ -60,7 +60,7 @@ class Control:
             "reload": self.reload,
         }
 
-    # -- looking ---------------------------------------------------------------------------------------
+    # -- looking ---
 
     async def status(self, _: dict[str, Any], __: str) -> dict[str, Any]:
         """The live state of manager, workers and sites in use."""
@@ -102,9 +102,9 @@ class Control:
         site = self._manager.site_of(name, self._clock())
         return self._manager.describe_site(site, self._clock()) if site else {"name": ""}
 
-    # -- changing --------------------------------------------------------------------------------------
+    # -- changing ---
 
-    def _changing(self, kind: orders.Kind) -> Ask:
+    def _changing(self, kind: Kind) -> Ask:
         async def change(asked: dict[str, Any], by: str) -> dict[str, Any]:
             wanted = msgspec.convert(asked.get("filter", {}), Filter)
             dry_run = bool(asked.get("dry_run"))
@@ -124,7 +124,7 @@ class Control:
         self._manager.nudge()
 
     async def _carry_out(
-        self, kind: orders.Kind, wanted: Filter, *, note: str, dry_run: bool
+        self, kind: Kind, wanted: Filter, *, note: str, dry_run: bool
     ) -> dict[str, Any]:
         total = {"messages": 0, "recipients": 0, "skipped_active": 0, "bytes": 0}
         sample: list[str] = []
@@ -146,7 +146,7 @@ class Control:
                 total[name] += getattr(step, name)
             sample += [format_queue_id(queue_id) for queue_id in step.sample[: 5 - len(sample)]]
             for queue_id in step.owing:
-                self._manager.report(queue_id)
+                self._manager.reporting.report(queue_id)
             after = step.next
             await asyncio.sleep(0)
         return {**total, "sample": sample}

@@ -27,7 +27,9 @@ _SLOWEST_RESTART = 30.0
 class CrewSettings:
     """The worker processes of this agent."""
 
-    workers: Annotated[int, key("Number of delivery worker processes; 0 means one per processor core.")] = 0
+    workers: Annotated[
+        int, key("Number of delivery worker processes; 0 means one per processor core.")
+    ] = 0
     shutdown_grace: Annotated[
         Duration,
         key(
@@ -140,7 +142,9 @@ class Crew:
         for index in range(self._count):
             worker = Worker(index, self._owner)
             self.workers.append(worker)
-            self._tasks.append(asyncio.create_task(self._look_after(worker), name=f"worker-{index}"))
+            self._tasks.append(
+                asyncio.create_task(self._look_after(worker), name=f"worker-{index}")
+            )
 
     async def _look_after(self, worker: Worker) -> None:
         loop = asyncio.get_running_loop()
@@ -203,9 +207,8 @@ class Crew:
             worker.say(frames.Drain(grace))
         await asyncio.gather(*self._tasks)
 
-    async def stop_now(self) -> None:
-        """Kill all workers; their journals tell what they were at."""
+    def kill(self) -> None:
+        """End all workers at once; their journals tell what they were at."""
         self._stopping = True
         for worker in self.workers:
             worker.kill(signal.SIGKILL)
-        await asyncio.gather(*self._tasks)

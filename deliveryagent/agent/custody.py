@@ -21,7 +21,9 @@ from deliveryagent.queue.thread import Database
 ACTIVE_LIMIT = 10_000  # recipients in memory
 CONTENT_LIMIT = 32 * 1024 * 1024  # octets of content in memory
 INLINE_LIMIT = 64 * 1024  # a content up to this size travels inside its request
-LOOK_AGAIN = 10.0  # seconds after which a destination in custody is asked for recipients that came due
+LOOK_AGAIN = (
+    10.0  # seconds after which a destination in custody is asked for recipients that came due
+)
 _TAKE = 200  # destinations taken at once
 
 Group = dict[tuple[Lane, int], list[Claimed]]
@@ -102,7 +104,9 @@ class Custody:
         orders = []
         for destination in hungry:
             destination.fetching = True
-            limit = max(1, min(destination.quota - destination.pending, ACTIVE_LIMIT - self._schedule.size))
+            limit = max(
+                1, min(destination.quota - destination.pending, ACTIVE_LIMIT - self._schedule.size)
+            )
             orders.append(
                 Fetch(
                     destination=destination.name,
@@ -113,7 +117,9 @@ class Custody:
                 )
             )
         try:
-            fetched = await asyncio.gather(*(self._database.submit(claims.fetch, order) for order in orders))
+            fetched = await asyncio.gather(
+                *(self._database.submit(claims.fetch, order) for order in orders)
+            )
         finally:
             for destination in hungry:
                 destination.fetching = False
@@ -123,7 +129,10 @@ class Custody:
         groups: dict[tuple[Lane, int], list[Claimed]] = {}
         wanted: set[int] = set()
         for destination, found in fetched:
-            destination.cursor_small, destination.cursor_bulk = found.cursor_small, found.cursor_bulk
+            destination.cursor_small, destination.cursor_bulk = (
+                found.cursor_small,
+                found.cursor_bulk,
+            )
             destination.exhausted = found.exhausted
             self._ending.add(destination)
             if destination.leaving:
@@ -146,12 +155,15 @@ class Custody:
                 continue
             limit = self.rules.recipient_limit(lane.route)
             self.content += sum(
-                len(batch.content or b"") for batch in self._schedule.add(lane, recipients, limit, contents)
+                len(batch.content or b"")
+                for batch in self._schedule.add(lane, recipients, limit, contents)
             )
             lanes[lane] = None
         self._find_sites(lanes, now)
 
-    async def _add_siblings(self, groups: dict[tuple[Lane, int], list[Claimed]], now: float) -> None:
+    async def _add_siblings(
+        self, groups: dict[tuple[Lane, int], list[Claimed]], now: float
+    ) -> None:
         """A next hop that several destinations share gets all recipients of a message at once."""
         shared = {
             message_id: lane
@@ -172,7 +184,10 @@ class Custody:
             group = groups[lane, message_id]
             known = {recipient.number for recipient in group}
             for recipient in siblings:
-                if recipient.number in known or (message_id, recipient.number) in self._schedule.active:
+                if (
+                    recipient.number in known
+                    or (message_id, recipient.number) in self._schedule.active
+                ):
                     continue
                 routed = self.rules.router.route(recipient.address, recipient.destination)
                 if (routed.next_hop, routed.index) == (lane.next_hop, lane.route):

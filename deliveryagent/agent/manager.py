@@ -16,13 +16,14 @@ import random
 import zlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 
 from deliveryagent.agent import frames, journal, recovery, settlement
+from deliveryagent.agent.bounce import Composer
 from deliveryagent.agent.crew import Crew, Worker
 from deliveryagent.agent.custody import LOOK_AGAIN, Custody
+from deliveryagent.agent.reporting import Reporting
 from deliveryagent.agent.rules import Rules
 from deliveryagent.agent.schedule import Batch, Destination, Schedule, Site
 from deliveryagent.agent.sites import Sites
@@ -33,22 +34,20 @@ from deliveryagent.mail.delivery import (
     Pressure,
     RecipientResult,
     RequestRecipient,
+    Trouble,
     Verdict,
 )
-from deliveryagent.mail.envelope import arrival_of
-from deliveryagent.queue import claims, outcomes, reports
-from deliveryagent.queue.aftermath import absolve
-from deliveryagent.queue.submissions import Submission
-from deliveryagent.queue.thread import Database
+from deliveryagent.mail.envelope import RecipientStatus, arrival_of
+from deliveryagent.policy.notices import Incident
+from deliveryagent.queue import claims, outcomes
+from deliveryagent.queue.aftermath import absolve, barrier
+from deliveryagent.queue.claims import Claimed
+from deliveryagent.queue.outcomes import Settlement
+from deliveryagent.queue.thread import Database, StoreUnavailable
 
 UNSETTLED_LIMIT = 1_000  # answers waiting for their commit before no more work is handed out
+_LOST = (RecipientStatus.BOUNCED, RecipientStatus.EXPIRED)
 SESSIONS_PER_WORKER = 20  # a site gets one more worker for each such part of its window
-
-
-class Compose(Protocol):
-    """Writes the reports a message owes (``agent.bounce``)."""
-
-    def __call__(self, facts: reports.ReportFacts) -> Submission | None: ...
 
 
 class Manager:
@@ -62,7 +61,7 @@ class Manager:
         identity: bytes,
         schedule: Schedule,
         rules: Rules,
-        compose: Compose,
+        composer: Composer,
         log: EventLog,
         clock: Callable[[], float],
         rng: random.Random,
@@ -72,18 +71,20 @@ class Manager:
         self.crew: Crew | None = None
         self.draining = False
         self.store_trouble = ""
+        self.idled = asyncio.Event()  # nothing was runnable at some moment
         self.progress = 0  # turns of the wheel, for the watchdog
         self._database = database
         self._identity = identity
-        self._compose = compose
         self._log = log
         self._clock = clock
         self._rng = rng
         self._wake = asyncio.Event()
         self._wheel = asyncio.Lock()
         self._unsettled = 0
-        self._reporting = 0
         self._owing: set[int] = set()
+        self.reporting = Reporting(
+            database=database, composer=composer, log=log, clock=clock, nudge=self.nudge
+        )
         self.sites = Sites(
             database=database,
             schedule=schedule,
@@ -98,7 +99,7 @@ class Manager:
             find_sites=self.sites.find,
         )
 
-    # -- running ---------------------------------------------------------------------------------------
+    # -- running ---
 
     def nudge(self) -> None:
         """Something may be due now: mail was enqueued, an operator gave an order, a report was written."""
@@ -110,12 +111,15 @@ class Manager:
         while True:
             self._wake.clear()
             if not self.store_trouble:
-                async with self._wheel:
-                    if not self.draining:
-                        await self.custody.claim(self._clock())
-                    await self.custody.give_back()
+                with contextlib.suppress(StoreUnavailable):  # reported by the database's own state
+                    async with self._wheel:
+                        if not self.draining:
+                            await self.custody.claim(self._clock())
+                        await self.custody.give_back()
             self.progress += 1
             self._dispatch()
+            if self.idle:
+                self.idled.set()
             if not self._wake.is_set():
                 await self._sleep()
 
@@ -143,11 +147,34 @@ class Manager:
         self._wake.set()
 
     @property
+    def recording(self) -> bool:
+        """Whether answers or reports wait for their commit."""
+        return bool(self._unsettled or self.reporting.busy)
+
+    async def recorded(self) -> None:
+        """Wait until all answers and reports handed in so far are durable."""
+        while self.recording:
+            await self._database.submit(barrier, None)
+
+    @property
     def idle(self) -> bool:
         """Whether nothing is due, in flight or unrecorded now."""
-        return self.custody.idle and not (self.schedule.in_flight or self._unsettled or self._reporting)
+        return self.custody.idle and not self.schedule.in_flight and not self.recording
 
-    # -- the dispatch wheel ----------------------------------------------------------------------------
+    def reconfigure(self, rules: Rules, composer: Composer) -> None:
+        """Decide by other rules from now on; what is in memory is looked at again."""
+        self.rules = self.schedule.rules = self.custody.rules = rules
+        self.reporting.composer = composer
+        for destination in list(self.schedule.destinations.values()):
+            self.release(destination, 0.0)
+
+    async def leave(self) -> None:
+        """Return everything in custody; the wheels must have stopped."""
+        for destination in list(self.schedule.destinations.values()):
+            self.release(destination, 0.0)
+        await self.custody.give_back()
+
+    # -- the dispatch wheel ---
 
     def _dispatch(self) -> None:
         if self.draining or self.store_trouble or self._unsettled >= UNSETTLED_LIMIT:
@@ -198,7 +225,7 @@ class Manager:
             content=content,
         )
 
-    # -- the settlement wheel --------------------------------------------------------------------------
+    # -- the settlement wheel ---
 
     def worker_said(self, worker: Worker, frame: frames.FromWorker) -> None:
         """A frame arrived from a worker."""
@@ -218,7 +245,13 @@ class Manager:
             case frames.Event():
                 self._log.event(frame.kind, frame.fields, now=self._clock())
             case frames.Transcript():
-                self._log.event("protocol", {"host": frame.host}, now=self._clock())
+                self.reporting.notice(
+                    Incident.PROTOCOL_BROKEN,
+                    what="a receiving host broke the protocol",
+                    queue_id=frame.queue_id,
+                    host=frame.host,
+                    transcript=frame.lines,
+                )
             case frames.Beat():
                 return
 
@@ -249,7 +282,9 @@ class Manager:
             self.sites.closed(site, now)
         self._wake.set()
 
-    def _settle(self, batch: Batch, result: DeliveryResult, worker: Worker | None, now: float) -> None:
+    def _settle(
+        self, batch: Batch, result: DeliveryResult, worker: Worker | None, now: float
+    ) -> None:
         rows = list(
             settlement.settlements(
                 result, batch.recipients, now=now, settings=self.rules.retry, rng=self._rng
@@ -261,6 +296,11 @@ class Manager:
 
         def recorded(applied: list[bool | Exception]) -> None:
             self._unsettled -= 1
+            failed = next((answer for answer in applied if isinstance(answer, Exception)), None)
+            if isinstance(failed, StoreUnavailable):
+                return  # the service ends: the journal knows, and the next start records it
+            if failed is not None:
+                self._unrecordable(batch, failed)
             self.schedule.settled(batch)
             self.custody.check(batch.lane.destination)
             if worker is not None and result.sequence:
@@ -275,30 +315,40 @@ class Manager:
         if batch.suspect:
             self._database.submit(absolve, batch.queue_id)
         self._database.submit_many(outcomes.settle, [row[2] for row in rows], recorded)
+        self._tell_postmaster(rows)
         if any(row[2].owed for row in rows):
             self._owing.add(batch.queue_id)
         if batch.queue_id in self._owing and not self.schedule.in_flight_of(batch.queue_id):
             self._owing.discard(batch.queue_id)
-            self.report(batch.queue_id)
+            self.reporting.report(batch.queue_id)
 
-    def report(self, queue_id: int) -> None:
-        """Write the reports a message owes; settled in the same transaction as the outcomes before it."""
+    def _tell_postmaster(self, rows: list[tuple[Claimed, RecipientResult, Settlement]]) -> None:
+        recipient, outcome, row = rows[0]
+        if row.status == RecipientStatus.HELD and outcome.text.startswith(Trouble.CORRUPT):
+            self.reporting.notice(Incident.CORRUPT, what=outcome.text, queue_id=row.message_id)
+        lost = [] if recipient.sender else [r for r, _, row in rows if row.status in _LOST]
+        if lost:
+            self.reporting.notice(
+                Incident.REPORT_UNDELIVERABLE,
+                what=outcome.text,
+                queue_id=row.message_id,
+                recipients=[r.address for r in lost],
+            )
 
-
-        def written(_: object) -> None:
-            self._reporting -= 1
-            self.nudge()
-
-        self._reporting += 1
-        self._database.submit(reports.write, reports.Report(queue_id, self._compose)).add_done_callback(written)
+    def _unrecordable(self, batch: Batch, error: Exception) -> None:
+        """An outcome the store does not accept, a fault of ours: tried again it would be sent again."""
+        text = f"the outcome of an attempt could not be recorded: {error}"[:500]
+        order = outcomes.HoldOrder(message_id=batch.queue_id, now=self._clock(), text=text)
+        self._database.submit(outcomes.hold, order)
+        self._log.event("held", {"id": batch.queue_id, "reason": text}, now=self._clock())
 
     def record(self, expiry: outcomes.Expiry) -> None:
         """Record that a waiting recipient's time is over, and the report that is owed for it."""
         self._database.submit(outcomes.expire, expiry)
         if expiry.owed:
-            self.report(expiry.message_id)
+            self.reporting.report(expiry.message_id)
 
-    # -- looking ---------------------------------------------------------------------------------------
+    # -- looking ---
 
     def site_of(self, destination: str, now: float) -> Site | None:
         """The site a destination's mail goes to, if it is known and remembered."""
@@ -322,7 +372,7 @@ class Manager:
             "next_hop": site.turns[0].next_hop if site.turns else "",
         }
 
-    # -- dead workers ----------------------------------------------------------------------------------
+    # -- dead workers ---
 
     def worker_died(self, worker: Worker, path: Path) -> None:
         """A worker process ended: deal with what it was at, then let go of its journal."""
@@ -337,7 +387,7 @@ class Manager:
             else:
                 self._try_again(batch, crashed=entry is not None, now=now)
         # Outcomes are recorded in the order they were handed in: once this is, the others are as well.
-        self._database.submit(outcomes.settled, None).add_done_callback(
+        self._database.submit(barrier, None).add_done_callback(
             lambda _: path.unlink(missing_ok=True)
         )
 
@@ -351,6 +401,9 @@ class Manager:
         def counted(crashes: asyncio.Future[int]) -> None:
             if not crashes.exception() and crashes.result() >= recovery.POISON:
                 self._settle(batch, recovery.poisoned(batch.recipients, now=now), None, now)
+                self.reporting.notice(
+                    Incident.POISON, what=recovery.POISON_TEXT, queue_id=batch.queue_id
+                )
             else:
                 self.schedule.put_back(batch, {r.number for r in batch.recipients}, suspect=True)
             self._wake.set()

@@ -25,9 +25,13 @@ from deliveryagent.queue.claims import Claimed
 from deliveryagent.queue.thread import Database
 
 POISON = 3
-_ORPHAN_PATIENCE = 5.0  # seconds a worker of a dead manager may take to hear the answer to its final dot
+_ORPHAN_PATIENCE = (
+    5.0  # seconds a worker of a dead manager may take to hear the answer to its final dot
+)
 
-IN_DOUBT_TEXT = "the process died after the final dot was sent; the message may be sent more than once"
+IN_DOUBT_TEXT = (
+    "the process died after the final dot was sent; the message may be sent more than once"
+)
 POISON_TEXT = f"processes died {POISON} times while they delivered this message; put on hold"
 
 

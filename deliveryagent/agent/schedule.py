@@ -12,18 +12,18 @@ what time it is.
 
 import random
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from deliveryagent.agent.rules import Rules
 from deliveryagent.mail.delivery import Pressure
 from deliveryagent.policy import batches, concurrency
-from deliveryagent.policy.concurrency import ConcurrencySettings, Window
-from deliveryagent.policy.retry import RetrySettings
+from deliveryagent.policy.concurrency import Window
 from deliveryagent.queue.claims import Claimed, Cursor
 
 _FIRST_QUOTA = 40
 _LARGEST_QUOTA = 1000
-_MEMORY = 3600.0  # seconds a site without work is remembered after it was last closed
+_MEMORY = 3600.0  # seconds a site without work is remembered for the trouble it made
 
 
 @dataclass(slots=True, eq=False)
@@ -74,7 +74,10 @@ class Destination:
     @property
     def hungry(self) -> bool:
         """Whether more of its waiting line should be fetched."""
-        return not (self.exhausted or self.fetching or self.leaving) and self.pending <= self.quota // 2
+        return (
+            not (self.exhausted or self.fetching or self.leaving)
+            and self.pending <= self.quota // 2
+        )
 
     @property
     def done(self) -> bool:
@@ -104,18 +107,9 @@ class Site:
 class Schedule:
     """The active set and the order in which it is worked off."""
 
-    def __init__(
-        self,
-        *,
-        settings: ConcurrencySettings,
-        retry: RetrySettings,
-        rng: random.Random,
-        site_limit: Callable[[int], int],
-    ) -> None:
-        self._settings = settings
-        self._retry = retry
+    def __init__(self, *, rules: Rules, rng: random.Random) -> None:
+        self.rules = rules
         self._rng = rng
-        self._site_limit = site_limit  # a route's own concurrency limit
         self.destinations: dict[str, Destination] = {}
         self.sites: dict[str, Site] = {}
         self.active: set[tuple[int, int]] = set()
@@ -126,7 +120,7 @@ class Schedule:
         self._suspect_in_flight = False
         self._serial = 0
 
-    # -- what comes in ---------------------------------------------------------------------------------
+    # -- what comes in ---
 
     def destination(self, name: str) -> Destination:
         """The destination's entry, made if it is new."""
@@ -146,9 +140,18 @@ class Schedule:
         """The site of that name, made with an opening window if it is new."""
         found = self.sites.get(name)
         if found is None:
-            limit = self._site_limit(route)
-            found = self.sites[name] = Site(name, concurrency.opened(self._settings, limit=limit), limit)
+            limit = self.rules.site_limit(route)
+            window = concurrency.opened(self.rules.concurrency, limit=limit)
+            found = self.sites[name] = Site(name, window, limit)
         return found
+
+    def remember(self, name: str, closed_until: float, reason: str, now: float) -> None:
+        """A site was closed when this agent, or another, last saw it."""
+        site = self.site(name, -1)
+        site.window = Window(
+            size=0.0, closed_until=closed_until, reason=reason, closings=1, updated=now
+        )
+        self._closed.add(site)
 
     def assign(self, lane: Lane, site: Site) -> None:
         """Tell which site a lane belongs to; what it has pending gets its turn."""
@@ -190,7 +193,7 @@ class Schedule:
             site.in_ring = True
             self._ring.append(site)
 
-    # -- what goes out ---------------------------------------------------------------------------------
+    # -- what goes out ---
 
     def next_batches(self, now: float) -> Iterator[Batch]:
         """Every request that may start now, site by site in turn; each is in flight once yielded."""
@@ -237,7 +240,7 @@ class Schedule:
         self.in_flight[batch.serial] = batch
         return batch
 
-    # -- what comes back -------------------------------------------------------------------------------
+    # -- what comes back ---
 
     def complete(self, serial: int, pressure: Pressure, reason: str, now: float) -> Batch | None:
         """A request is over: its slot is free and the site's window learns of it.
@@ -263,11 +266,11 @@ class Schedule:
                 now=now,
                 limit=site.limit,
                 reason=reason,
-                settings=self._settings,
-                retry=self._retry,
+                settings=self.rules.concurrency,
+                retry=self.rules.retry,
                 rng=self._rng,
             )
-            if site.window.closed_until > now:
+            if concurrency.is_closed(site.window, now):
                 self._closed.add(site)
         if site.turns and not site.in_ring:
             site.in_ring = True
@@ -295,11 +298,11 @@ class Schedule:
         else:
             self._queue(again, first=True)
 
-    # -- closing and leaving ---------------------------------------------------------------------------
+    # -- closing and leaving ---
 
     def closed_until(self, site: Site, now: float) -> float:
         """When a closed site may be probed, 0 while it is open."""
-        return site.window.closed_until if site.window.closed_until > now else 0.0
+        return site.window.closed_until if concurrency.is_closed(site.window, now) else 0.0
 
     def dismiss(self, destination: Destination, *, not_before: float) -> int:
         """Forget what a destination has waiting; it goes back to the store, not to be taken up before then.
@@ -322,7 +325,7 @@ class Schedule:
     def reopen(self, now: float) -> None:
         """Sites whose closing time is over get their turn again."""
         for site in self._closed.copy():
-            if site.window.closed_until <= now:
+            if not concurrency.is_closed(site.window, now):
                 self._closed.discard(site)
                 if site.turns and not site.in_ring:
                     site.in_ring = True
@@ -343,12 +346,13 @@ class Schedule:
                 site.turns.remove(lane)
                 lane.in_turn = False
 
-
     def forget_sites(self, now: float) -> None:
         """Drop the entries of sites without work, once their windows have nothing to remember."""
         kept = {lane.site for d in self.destinations.values() for lane in d.lanes.values()}
         for site in list(self.sites.values()):
-            if site not in kept and not site.busy and site.window.closed_until < now - _MEMORY:
+            if site in kept or site.busy:
+                continue
+            if not concurrency.remembers(site.window) or site.window.updated < now - _MEMORY:
                 self.sites.pop(site.name)
                 self._closed.discard(site)
 

@@ -43,19 +43,24 @@ def settlements(
         recipient = by_number.get(outcome.number)
         if recipient is None or outcome.verdict == Verdict.RETURNED:
             continue
-        yield recipient, outcome, _settlement(result, recipient, outcome, now, settings, rng)
+        yield (
+            recipient,
+            outcome,
+            _settlement(result, recipient, outcome, now=now, settings=settings, rng=rng),
+        )
 
 
 def _settlement(
     result: DeliveryResult,
     recipient: Claimed,
     outcome: RecipientResult,
+    *,
     now: float,
     settings: RetrySettings,
     rng: random.Random,
 ) -> Settlement:
     host = result.tries[outcome.host] if 0 <= outcome.host < len(result.tries) else _NOWHERE
-    status, due = _next_state(recipient, outcome, now, settings, rng)
+    status, due = _next_state(recipient, outcome, now=now, settings=settings, rng=rng)
     return Settlement(
         message_id=recipient.message_id,
         number=recipient.number,
@@ -98,6 +103,7 @@ _DECISIONS = {Verdict.IN_DOUBT: "in_doubt"}
 def _next_state(
     recipient: Claimed,
     outcome: RecipientResult,
+    *,
     now: float,
     settings: RetrySettings,
     rng: random.Random,

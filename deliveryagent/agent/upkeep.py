@@ -61,9 +61,11 @@ class Upkeep:
         await self._expire(now)
         await self._warn(now)
         self._manager.schedule.forget_sites(now)
-        self._purge_after = await self._database.submit(
-            purge.purge, purge.Purge(now=now, retention=self.retention, after=self._purge_after)
+        purged = await self._database.submit(
+            purge.purge,
+            purge.Purge(now=now, before=now - self.retention, cursor=self._purge_after),
         )
+        self._purge_after = purged.cursor
 
     async def _expire(self, now: float) -> None:
         settings = self._manager.rules.retry
@@ -79,7 +81,9 @@ class Upkeep:
             if now < expires or (row.message_id, row.number) in self._manager.schedule.active:
                 continue
             site = self._manager.closed_site(row.destination, now)
-            if site is not None and site.failed >= expires:
+            if site is not None and retry.expired(
+                now=now, expires=expires, last_attempt=None, closed_since=site.failed or None
+            ):
                 self._expire_now(row, site, now)
             elif row.status == RecipientStatus.DEFERRED:
                 last_attempts.append(LastAttempt(row.message_id, row.number, row.destination, now))
@@ -125,12 +129,14 @@ class Upkeep:
         if owed:
             await asyncio.gather(
                 *(
-                    self._database.submit(outcomes.warn, outcomes.Warning_(row.message_id, row.number))
+                    self._database.submit(
+                        outcomes.warn, outcomes.Warning_(row.message_id, row.number)
+                    )
                     for row in owed
                 )
             )
             for message_id in {row.message_id for row in owed}:
-                self._manager.report(message_id)
+                self._manager.reporting.report(message_id)
 
     async def _sweep(
         self, after: tuple[int, int], *, before: int, unwarned: bool

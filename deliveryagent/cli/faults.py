@@ -22,6 +22,7 @@ class ExitStatus(IntEnum):
     NOT_PERMITTED = 4
     NOT_FOUND = 5
     PARTLY_DONE = 6
+    BAD_DATA = 65
     TRY_LATER = 75
     BAD_CONFIGURATION = 78
     STOPPED = 130
@@ -36,6 +37,7 @@ EXIT_MEANINGS: dict[ExitStatus, str] = {
     ExitStatus.NOT_PERMITTED: "Not permitted.",
     ExitStatus.NOT_FOUND: "A message, recipient or destination named on the command line does not exist.",
     ExitStatus.PARTLY_DONE: "Partly done; the messages say what is left.",
+    ExitStatus.BAD_DATA: "An address or the content of a message is not acceptable.",
     ExitStatus.TRY_LATER: "A temporary failure: nothing was taken, try again later.",
     ExitStatus.BAD_CONFIGURATION: "The configuration is bad.",
     ExitStatus.STOPPED: "Stopped by Ctrl-C.",
@@ -78,26 +80,46 @@ def describe(error: Exception) -> Fault:
     code = getattr(error, "code", None)
     if isinstance(code, int) and str(error):
         return Fault(lines=(str(error),), code=code, hint=str(getattr(error, "hint", "")))
-    if isinstance(error, PermissionError):
-        return Fault(lines=(_os_error(error),), code=ExitStatus.NOT_PERMITTED)
-    if isinstance(error, ConnectionRefusedError):
-        return Fault(
-            lines=(_os_error(error),), code=ExitStatus.UNREACHABLE, hint="Is the service running?"
-        )
     if isinstance(error, OSError):
-        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-        code = ExitStatus.TRY_LATER if full else ExitStatus.FAILED
-        return Fault(lines=(_os_error(error),), code=code)
-    return Fault(
+        return _system_fault(error)
+    return _store_fault(error) or Fault(
         lines=(f"internal error: {type(error).__name__}: {error}{_place(error)}",),
         code=ExitStatus.FAILED,
         hint="This is a fault of the program. --debug shows the traceback for a report.",
     )
 
 
-def _os_error(error: OSError) -> str:
+def _system_fault(error: OSError) -> Fault:
     reason = error.strerror or str(error)
-    return f"{error.filename}: {reason}" if error.filename else reason
+    line = f"{error.filename}: {reason}" if error.filename else reason
+    if isinstance(error, PermissionError):
+        return Fault(lines=(line,), code=ExitStatus.NOT_PERMITTED)
+    if isinstance(error, ConnectionRefusedError):
+        return Fault(lines=(line,), code=ExitStatus.UNREACHABLE, hint="Is the service running?")
+    full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+    return Fault(lines=(line,), code=ExitStatus.TRY_LATER if full else ExitStatus.FAILED)
+
+
+def _store_fault(error: Exception) -> Fault | None:
+    """What the queue's own errors mean; None for an error that is none of them."""
+    from deliveryagent.queue.engine import StoreError
+    from deliveryagent.queue.faults import trouble
+    from deliveryagent.queue.lock import LockHeld
+    from deliveryagent.queue.thread import StoreUnavailable
+
+    line = str(error)
+    if isinstance(error, LockHeld):
+        hint = "Only one process writes to a queue; is that the service, with another run_dir?"
+        return Fault(lines=(line,), code=ExitStatus.TRY_LATER, hint=hint)
+    if isinstance(error, StoreUnavailable):
+        return Fault(lines=(line,), code=ExitStatus.TRY_LATER)
+    if isinstance(error, StoreError):
+        if isinstance(error.__cause__, PermissionError):
+            hint = "This needs the service's user, or a queue of your own: --set queue.url=sqlite:///FILE"
+            return Fault(lines=(line,), code=ExitStatus.NOT_PERMITTED, hint=hint)
+        return Fault(lines=(line,), code=ExitStatus.FAILED, hint=error.hint)
+    reason = trouble(error)
+    return Fault(lines=(reason,), code=ExitStatus.TRY_LATER) if reason else None
 
 
 def _place(error: Exception) -> str:

@@ -3,6 +3,7 @@
 Everything is read from the declarations; nothing is written down twice.
 """
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
@@ -17,7 +18,7 @@ from deliveryagent.setting import Key
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One setting. ``name`` is dotted; ``default`` is None when the file must give a value."""
+    """One setting. ``name`` is dotted; ``route`` is its name in ``[[route]]``, if it may stand there."""
 
     name: str
     kind: Any
@@ -55,17 +56,24 @@ def _declared(group: Any, prefix: str) -> dict[str, Entry]:
     hints = get_type_hints(group, include_extras=True)
     short = {name: route for route, name in narrowable().items()}
     entries = {}
-    for item in fields(group):
-        hint = hints[item.name]
+    defaults = {item.name: item.default for item in fields(group)}
+    for field in _in_order(group):
+        hint = hints[field]
         notes = [note for note in getattr(hint, "__metadata__", ()) if isinstance(note, Key)]
         if not notes:
-            raise TypeError(f"{group.__name__}.{item.name} is declared without a Key")
-        name = f"{prefix}{item.name}"
-        narrows = short.get(item.name, "") if prefix in {"smtp.", "lmtp.", "delivery."} else ""
+            raise TypeError(f"{group.__name__}.{field} is declared without a Key")
+        name = f"{prefix}{field}"
+        narrows = short.get(field, "") if prefix in {"smtp.", "lmtp.", "delivery."} else ""
         entries[name] = Entry(
-            name=name, kind=hint.__origin__, default=item.default, key=notes[0], route=narrows
+            name=name, kind=hint.__origin__, default=defaults[field], key=notes[0], route=narrows
         )
     return entries
+
+
+def _in_order(group: type) -> list[str]:
+    """The names of a group's fields, in the order its parts are listed and declared."""
+    names = [name for base in group.__bases__ for name in _in_order(base)]
+    return list(dict.fromkeys([*names, *inspect.get_annotations(group)]))
 
 
 @cache
@@ -97,12 +105,12 @@ def lookup(name: str) -> list[Entry]:
     if name.startswith("route."):
         entry = route_catalogue().get(name.removeprefix("route."))
         return [entry] if entry else []
-    by_part = [entry for entry in entries.values() if entry.name.rpartition(".")[2] == name]
-    by_postfix = [
+    by_part = [
         entry
         for entry in entries.values()
-        if name and name in (entry.key.postfix, _lmtp_name(entry))
+        if name in {entry.name.rpartition(".")[2], entry.route} and name
     ]
+    by_postfix = [e for e in entries.values() if name and name in postfix_name(e).split(", ")]
     return by_part or by_postfix
 
 
@@ -120,8 +128,8 @@ def value_of(config: Config, entry: Entry) -> Any:
     return getattr(getattr(config, section) if section else config, field)
 
 
-def _lmtp_name(entry: Entry) -> str:
-    """Postfix has a parameter of its own for LMTP wherever it has one for SMTP."""
+def postfix_name(entry: Entry) -> str:
+    """Postfix's parameter, several separated by commas; for ``[lmtp]`` the one of its LMTP client."""
     if entry.section != "lmtp" or not entry.key.postfix.startswith("smtp_"):
         return entry.key.postfix
     return "lmtp_" + entry.key.postfix.removeprefix("smtp_")

@@ -58,19 +58,10 @@ def load_with_origins(
     gathered = gather(path, overrides, environ)
     problems = gathered.problems
     values, places = _read_table(gathered.given, catalogue(), problems)
-    routes = [
-        _read_table(given, route_catalogue(), problems, prefix="route.")
-        for given in gathered.routes
-    ]
-    for given, (read_route, _) in zip(gathered.routes, routes, strict=True):
-        problems.extend(
-            Problem(where=given[""].where, key=f"route.{name}", text="is missing")
-            for name in ("match", "nexthop")
-            if name not in given and name not in read_route
-        )
+    routes = [_read_route(given, problems) for given in gathered.routes]
     if problems:
         raise ConfigError(problems)
-    config = _compose(gathered, values, [route for route, _ in routes], environ, hostname)
+    config = _compose(gathered, values, routes, environ, hostname)
     crossed = [
         Problem(where=_place(keys, places), key=keys[0], text=text)
         for keys, check in CROSS_CHECKS
@@ -110,6 +101,18 @@ def _read_table(
         else:
             values[name], places[name] = value, item
     return values, places
+
+
+def _read_route(given: Mapping[str, Given], problems: list[Problem]) -> dict[str, Any]:
+    """One ``[[route]]``; it must say what it is for, or it would silently match nothing."""
+    values, _ = _read_table(given, route_catalogue(), problems, prefix="route.")
+    match = given.get("match")
+    if match is None or match.value == []:
+        where = given[""].where if match is None else match.where
+        problems.append(
+            Problem(where=where, key="route.match", text="is missing: for what is this route?")
+        )
+    return values
 
 
 def _unknown(name: str, item: Given, known: Mapping[str, Entry], prefix: str) -> Problem:
@@ -159,7 +162,7 @@ def _compose(
         route=tuple(
             Route(
                 match=route["match"],
-                nexthop=route["nexthop"],
+                nexthop=route.get("nexthop", ""),
                 smtp=narrowed(built["smtp"], route),
                 lmtp=narrowed(built["lmtp"], route),
                 delivery=narrowed(built["delivery"], route),

@@ -100,7 +100,10 @@ SECTIONS: dict[str, Any] = {
 """The sections in the order people read them; ``Config`` has a field of the same name and type for
 each."""
 
-_PER_DESTINATION = (ConcurrencySettings, BatchSettings)
+_PER_DESTINATION = (
+    "default_destination_concurrency_limit",
+    "default_destination_recipient_limit",
+)
 
 Section = TypeVar("Section", ClientSettings, LmtpSettings, DeliverySection)
 
@@ -111,8 +114,7 @@ def narrowable() -> dict[str, str]:
 
     As with Postfix's per-transport parameters, ``default_…`` is dropped from the name.
     """
-    names = [field.name for group in _PER_DESTINATION for field in fields(group)]
-    names += [field.name for field in fields(ClientSettings)]
+    names = [*_PER_DESTINATION, *(field.name for field in fields(ClientSettings))]
     return {name.removeprefix("default_"): name for name in names}
 
 

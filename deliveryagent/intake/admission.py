@@ -12,7 +12,7 @@ import os
 import pwd
 import socket
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from deliveryagent.setting import key
@@ -109,6 +109,10 @@ class Admission:
     def may_administer(self, peer: Peer) -> bool:
         """Whether this peer may look at the queue and change it."""
         return self._trusted(peer) or _in_group(peer, self.settings.admin_group)
+
+    def with_rights(self, peer: Peer) -> Peer:
+        """The same peer with ``admin`` as the rules say."""
+        return replace(peer, admin=self.may_administer(peer))
 
     def _trusted(self, peer: Peer) -> bool:
         return peer.uid in (0, self.service_uid)

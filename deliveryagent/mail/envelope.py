@@ -59,7 +59,7 @@ class Notify(IntFlag):
 
     def wants(self, kind: "Notify") -> bool:
         """Whether a report of this kind (SUCCESS, FAILURE or DELAY) may be sent."""
-        if self is Notify.DEFAULT or self == 0:
+        if not self:
             return kind in (Notify.FAILURE, Notify.DELAY)
         return bool(self & kind)
 

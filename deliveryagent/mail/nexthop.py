@@ -11,6 +11,7 @@ keys. LMTP never looks for MX records (RFC 2033 5). Never resolves anything.
 
 import ipaddress
 import re
+from functools import lru_cache
 from typing import Literal, get_args
 
 import msgspec
@@ -60,10 +61,9 @@ class NextHop(msgspec.Struct, frozen=True):
             return f"{self.transport}:{self.text}"
         if self.path:
             return f"{self.transport}:unix:{self.path}"
-        if self.mx:
-            place = self.host
-        else:
-            place = f"[ipv6:{self.host}]" if ":" in self.host else f"[{self.host}]"
+        place = self.host
+        if not self.mx:
+            place = f"[ipv6:{place}]" if ":" in place else f"[{place}]"
         port = "" if self.port is None else f":{self.port}"
         scheme = "" if self.transport == "smtp" else f"{self.transport}:"
         return f"{scheme}{place}{port}"
@@ -113,6 +113,7 @@ class MailHosts(msgspec.Struct, frozen=True):
     ttl: float = 0.0
 
 
+@lru_cache(maxsize=4096)
 def parse_next_hops(text: str) -> tuple[NextHop, ...]:
     """All next hops of a text, in the order they are to be tried; at least one.
 
@@ -183,7 +184,9 @@ def _parse_place(transport: Transport, place: str, item: str) -> NextHop:
         place = place[5:]
     match = _PLACE.fullmatch(place)
     if match is None:
-        raise NextHopError(f'"{item}" is no next hop; write domain, domain:port, [host] or [host]:port')
+        raise NextHopError(
+            f'"{item}" is no next hop; write domain, domain:port, [host] or [host]:port'
+        )
     port = int(match[3]) if match[3] else None
     if port is not None and not 1 <= port <= 65535:
         raise NextHopError(f'"{item}" has an impossible port')

@@ -1,1 +1,4 @@
-"""Decisions: pure functions from values to values, given the time and a random source. The scheduler, ``why``, ``probe`` and the tests call the same ones."""
+"""Decisions: pure functions from values to values, given the time and a random source.
+
+The scheduler, ``why``, ``probe`` and the tests call the same ones.
+"""

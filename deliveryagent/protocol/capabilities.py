@@ -54,7 +54,7 @@ def parse(
     """
     keywords: dict[str, str] = {}
     auth: list[str] = []
-    first, *lines = reply.text.split("\n")
+    lines = reply.text.split("\n")[1:]
     for line in lines:
         keyword, _, parameters = line.strip().partition(" ")
         keyword = keyword.upper()
@@ -90,7 +90,7 @@ def parse(
 def peer_name(reply: SmtpReply) -> str:
     """The first word of a greeting or an EHLO answer: the peer's name, lower case, without a final dot."""
     words = reply.text.split(None, 1)
-    return words[0].lower().rstrip(".") if words else ""
+    return words[0][:255].lower().rstrip(".") if words else ""
 
 
 def parse_limits(parameters: str) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 Guarantees: every line returned is one line. Whatever an address, a name or an identifier contains, there
 is no second CR or LF, no NUL or other control character, no blank or angle bracket outside a quoted local
-part, and never more than ``LINE_LIMIT`` octets; anything else raises ``UnsafeCommand``. This is the last
+part, and never more than ``LINE_LIMIT`` octets; anything else raises ``UnsafeCommandError``. This is the last
 check before the wire: addresses were parsed long before (``mail.address``), but rows in a database can be
 edited by hand. Parameters are encoded here: xtext (RFC 3461 4) and its UTF-8 sibling (RFC 6533 3).
 
@@ -32,14 +32,14 @@ _XTEXT_UNSAFE = re.compile(r"[^!-~]|[+=]")
 _UNITEXT_UNSAFE = re.compile(r"[^!-~]|[+=\\]")
 
 
-class UnsafeCommand(ValueError):
+class UnsafeCommandError(ValueError):
     """Something that would not stay one command on the wire; nothing was sent."""
 
 
 def hello(verb: str, name: str) -> bytes:
     """``EHLO``, ``HELO`` or ``LHLO`` with our name: a domain in A-labels or an address literal."""
     if _NAME.fullmatch(name) is None:
-        raise UnsafeCommand(f"{name!r} cannot be our name in {verb}")
+        raise UnsafeCommandError(f"{name!r} cannot be our name in {verb}")
     return f"{verb} {name}\r\n".encode("ascii")
 
 
@@ -54,7 +54,7 @@ def mail_from(sender: str, parameters: str = "", *, utf8: bool = False) -> bytes
 def rcpt_to(address: str, parameters: str = "", *, utf8: bool = False) -> bytes:
     """``RCPT TO:<address>`` and parameters, each with a leading blank; ``utf8`` as for ``mail_from``."""
     if not address:
-        raise UnsafeCommand("a recipient cannot be empty")
+        raise UnsafeCommandError("a recipient cannot be empty")
     return _line("RCPT TO:<", address, parameters, utf8=utf8)
 
 
@@ -99,16 +99,16 @@ def orcpt_parameter(original: str) -> str:
 
 def _line(verb: str, path: str, parameters: str, *, utf8: bool) -> bytes:
     if path and _PATH.fullmatch(path) is None:
-        raise UnsafeCommand(f"{path[:320]!r} cannot be an address on the wire")
+        raise UnsafeCommandError(f"{path[:320]!r} cannot be an address on the wire")
     if parameters and _PARAMETERS.fullmatch(parameters) is None:
-        raise UnsafeCommand(f"{parameters[:320]!r} cannot be parameters on the wire")
+        raise UnsafeCommandError(f"{parameters[:320]!r} cannot be parameters on the wire")
     text = f"{verb}{path}>{parameters}\r\n"
     if not utf8 and not text.isascii():
-        raise UnsafeCommand(f"{text[:320]!r} needs SMTPUTF8")
+        raise UnsafeCommandError(f"{text[:320]!r} needs SMTPUTF8")
     try:
         line = text.encode()
     except UnicodeEncodeError as error:
-        raise UnsafeCommand(f"{text[:320]!r} is not Unicode text") from error
+        raise UnsafeCommandError(f"{text[:320]!r} is not Unicode text") from error
     if len(line) > LINE_LIMIT:
-        raise UnsafeCommand(f"a command of {len(line)} octets")
+        raise UnsafeCommandError(f"a command of {len(line)} octets")
     return line

@@ -1,9 +1,9 @@
 """Outcomes in words: what was asked, what the peer answered, on one harmless line.
 
-The log, the reports to senders and ``dagent why`` say the same thing of the same outcome because they all ask
-here. Guarantees: results of :func:`plain` have no control character, no line end and no character that could
-reorder or hide text, whatever a peer sent; :func:`ascii_only` results are printable ASCII. Never shortens
-without showing it.
+The log, the reports to senders and ``dagent why`` say the same thing of the same outcome because
+they all ask here. Guarantees: results of :func:`plain` have no control character, no line end and
+no character that could reorder or hide text, whatever a peer sent; :func:`ascii_only` results are
+printable ASCII. Never shortens without showing it.
 """
 
 from deliveryagent.mail.delivery import Stage
@@ -112,8 +112,8 @@ def sentence(stage: str, code: int, enhanced: str, text: str, host: str) -> str:
 
     >>> sentence("rcpt", 550, "5.1.1", "no such user", "mx.example")
     'mx.example answered RCPT TO with 550 5.1.1 no such user'
-    >>> sentence("connect", 0, "4.4.1", "mx.example[192.0.2.1]:25: connection refused", "mx.example")
-    'mx.example[192.0.2.1]:25: connection refused'
+    >>> sentence("connect", 0, "4.4.1", "mx.example[192.0.2.1]:25: refused", "mx.example")
+    'mx.example[192.0.2.1]:25: refused'
     """
     said = quoted(code, enhanced, text)
     if code == 0:

@@ -24,7 +24,6 @@ word to the peer. Judging answers is ``policy.classify``; nothing here knows abo
 """
 
 from collections.abc import Collection, Generator, Sequence
-from typing import NamedTuple
 
 import msgspec
 
@@ -75,14 +74,14 @@ Step = Flight | Content | Dot
 Outcomes = tuple[Outcome, ...]
 
 
-class Hello(NamedTuple):
+class Hello(msgspec.Struct, frozen=True, gc=False):
     """How the introduction went: ``capabilities`` if the peer can be used, and the last outcome."""
 
     capabilities: Capabilities | None
     outcome: Outcome
 
 
-class Answer(NamedTuple):
+class Answer(msgspec.Struct, frozen=True, gc=False):
     """The outcome that decides about a recipient, and the stage it belongs to."""
 
     stage: Stage
@@ -98,7 +97,7 @@ class Answer(NamedTuple):
         )
 
 
-class Exchange(NamedTuple):
+class Exchange(msgspec.Struct, frozen=True, gc=False):
     """What a transaction came to.
 
     ``answers`` has one entry per recipient, in the order given. ``reusable``: the conversation is in step
@@ -269,32 +268,29 @@ class Tally:
             self.cut(flight[-1][0], outcomes[-1])
             return
         for (stage, index, _), outcome in zip(flight, outcomes, strict=False):
-            if isinstance(outcome, Failure) or outcome.code == 421:
-                self.answered = self.answered or isinstance(outcome, SmtpReply)
+            if isinstance(outcome, Failure):
                 self.cut(stage, outcome)
                 return
             self.answered = True
-            positive = outcome.positive
-            if outcome.code < 400 and outcome.intermediate is not (stage is Stage.DATA):
-                self.reusable = False  # what a peer that lost its way awaits next is anybody's guess
-            if stage is Stage.RCPT:
-                if positive and self.refused is None:
-                    self.accepted.append(index)
-                if keep or not positive:
-                    self.answers[index] = Answer(stage, outcome)
-            elif stage is Stage.DATA:
-                self.go_ahead = outcome.intermediate
-                if not self.go_ahead:
-                    self.data = Answer(stage, outcome)
-            elif stage is Stage.MAIL:
-                self.needs_reset = True
-                if not positive:
-                    self.refused = Answer(stage, outcome)
-            elif not positive:
+            code = outcome.code
+            if code == 421 or (stage is Stage.RSET and code >= 300):
                 self.cut(stage, outcome)
                 return
+            if code < 400 and (code < 300) is (stage is Stage.DATA):
+                self.reusable = False  # what a peer that lost its way awaits next is anybody's guess
+            if stage is Stage.RCPT:
+                if code < 300 and self.refused is None:
+                    self.accepted.append(index)
+                if code >= 300 or keep:
+                    self.answers[index] = Answer(stage, outcome)
+            elif stage is Stage.DATA:
+                self.go_ahead = 300 <= code < 400
+                if not self.go_ahead:
+                    self.data = Answer(stage, outcome)
             else:
-                self.needs_reset = False
+                self.needs_reset = stage is Stage.MAIL
+                if code >= 300:
+                    self.refused = Answer(stage, outcome)
 
     def cut(self, stage: Stage, outcome: Outcome) -> None:
         """The conversation ended at that stage."""
@@ -307,12 +303,12 @@ class Tally:
 
     def conclude(self, outcomes: Outcomes, *, lmtp: bool) -> None:
         """Take in the replies to the final dot: for all accepted, or for each its own."""
-        self.needs_reset = False
-        last = len(outcomes) - 1
+        last = len(outcomes) - 1 if lmtp else 0
         for place, index in enumerate(self.accepted):
-            outcome = outcomes[min(place, last) if lmtp else 0]
-            self.answers[index] = Answer(Stage.DOT, outcome)
-            if isinstance(outcome, Failure) or not outcome.positive:
+            self.answers[index] = Answer(Stage.DOT, outcomes[min(place, last)])
+        self.needs_reset = False
+        for outcome in outcomes:
+            if isinstance(outcome, Failure) or outcome.code >= 300:
                 self.needs_reset = True
                 self.reusable = self.reusable and _in_step(outcome)
 
@@ -379,7 +375,7 @@ def _envelope(
             parameters += commands.orcpt_parameter(recipient.orcpt)
         try:
             line = commands.rcpt_to(recipient.address, parameters, utf8=needs_utf8)
-        except commands.UnsafeCommand as error:
+        except commands.UnsafeCommandError as error:
             tally.answers[index] = Answer(Stage.RCPT, Failure(Trouble.LOCAL, str(error)))
             continue
         utf8 = utf8 or needs_utf8
@@ -389,7 +385,7 @@ def _envelope(
             mail = commands.mail_from(
                 request.sender, _mail_parameters(request, capabilities, utf8=utf8), utf8=utf8
             )
-        except commands.UnsafeCommand as error:
+        except commands.UnsafeCommandError as error:
             tally.refused = Answer(Stage.MAIL, Failure(Trouble.LOCAL, str(error)))
             return []
         lines.insert(0, (Stage.MAIL, -1, mail))

@@ -72,8 +72,11 @@ class SendRequest(TypedDict, total=False):
 
 
 def encode_line(fields: Mapping[str, Any]) -> bytes:
-    """A request or an answer as it goes over the socket."""
-    return json.dumps(fields, separators=(",", ":")).encode() + b"\n"
+    """A request or an answer as it goes over the socket.
+
+    Raises ``UnicodeEncodeError`` for text that came from octets which are not UTF-8.
+    """
+    return json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
 
 
 def decode_line(line: bytes) -> dict[str, Any]:

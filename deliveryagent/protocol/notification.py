@@ -1,13 +1,14 @@
-"""Reports about what became of a message: RFC 3464 in RFC 6522's envelope, RFC 6533 for international mail.
+"""Reports about what became of a message (RFC 3464, RFC 6522; RFC 6533 for international mail).
 
-Three parts in this order: a text for people, the delivery status for programs, and the message or its header
-section, inserted octet by octet. Wishes of RFC 3461 are obeyed as far as they concern the report itself: RET,
-ENVID, ORCPT; whom to report at all is ``policy.notices``.
+Three parts in this order: a text for people, the delivery status for programs, and the message or
+its header section, inserted octet by octet. Wishes of RFC 3461 are obeyed as far as they concern
+the report itself: RET, ENVID, ORCPT; whom to report at all is ``policy.notices``.
 
-Guarantees: lines end in CRLF; nothing a peer or a submitter wrote can begin a header field, a part or a
-recipient block; the boundary occurs in no part; every recipient given is reported exactly once, in the order
-given. A report to an ASCII address needs no SMTPUTF8: addresses beyond ASCII are then written in the seven bit
-form of RFC 6533 section 3. Never decides whether a report is due, never reads a clock.
+Guarantees: lines end in CRLF; nothing a peer or a submitter wrote can begin a header field, a part
+or a recipient block; the boundary occurs in no part; every recipient given is reported exactly
+once, in the order given. A report to an ASCII address needs no SMTPUTF8: addresses beyond ASCII are
+then written in the seven bit form of RFC 6533 section 3. Never decides whether a report is due,
+never reads a clock.
 """
 
 from collections.abc import Iterator
@@ -47,10 +48,10 @@ class Action(StrEnum):
 class Reported(msgspec.Struct, frozen=True, kw_only=True):
     """One recipient of a report.
 
-    ``enhanced``, ``code``, ``text``, ``stage`` and ``host`` are the last answer; ``code`` is 0 when none came
-    from a peer. ``orcpt`` is the original recipient with its type, as submitted, or empty. ``expired`` says
-    that it was given up for its age. ``last_attempt`` and ``retry_until`` are seconds since the epoch, 0 when
-    there is none.
+    ``enhanced``, ``code``, ``text``, ``stage`` and ``host`` are the last answer; ``code`` is 0 when
+    none came from a peer. ``orcpt`` is the original recipient with its type, as submitted, or
+    empty. ``expired`` says that it was given up for its age. ``last_attempt`` and ``retry_until``
+    are seconds since the epoch, 0 when there is none.
     """
 
     address: str
@@ -70,16 +71,17 @@ class Reported(msgspec.Struct, frozen=True, kw_only=True):
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """Everything one report says.
 
-    ``queue_id`` names the message, ``report_id`` the report; ``sender`` is the message's envelope sender.
-    ``to`` is where the report goes: the sender, or the postmaster for a copy. ``content`` is the original in
-    wire form, at least its header section; ``whole`` tells whether it is all of it. Times are seconds since
-    the epoch.
+    ``queue_id`` names the message, ``report_id`` the report; ``sender`` is the message's envelope
+    sender. ``to`` is where the report goes: the sender, or the postmaster for a copy. ``contact``
+    is whom to ask for help. ``content`` is the original in wire form, at least its header section;
+    ``whole`` tells whether it is all of it. Times are seconds since the epoch.
     """
 
     kind: ReportKind
     queue_id: str
     report_id: str
     hostname: str
+    contact: str
     to: str
     sender: str
     recipients: tuple[Reported, ...]
@@ -101,22 +103,24 @@ _SUBJECTS = {
 
 _OPENINGS = {
     ReportKind.FAILURE: (
-        "Your message could not be delivered to everybody. It will not be tried again for the addresses "
-        "below; each is followed by the reason."
+        "Your message could not be delivered to everybody. It will not be tried again for the "
+        "addresses below; each is followed by the reason."
     ),
     ReportKind.DELAY: (
-        "Your message has not reached the addresses below yet. There is nothing you need to do: delivery "
-        "goes on being tried. Each address is followed by the last answer."
+        "Your message has not reached the addresses below yet. There is nothing you need to do: "
+        "delivery goes on being tried. Each address is followed by the last answer."
     ),
-    ReportKind.SUCCESS: "As you asked, this confirms what became of your message for the addresses below.",
+    ReportKind.SUCCESS: (
+        "As you asked, this confirms what became of your message for the addresses below."
+    ),
 }
 
 
 def compose(report: Report, *, bounce_size_limit: int) -> bytes:
     """The report as a message in wire form, without trace fields.
 
-    ``bounce_size_limit`` is the size in octets beyond which only the header section of the original is
-    returned (Postfix bounce_size_limit).
+    ``bounce_size_limit`` is the size in octets beyond which only the header section of the original
+    is returned (Postfix bounce_size_limit).
     """
     international = not report.to.isascii()
     text = _encode(_text_for_people(report))
@@ -133,7 +137,12 @@ def compose(report: Report, *, bounce_size_limit: int) -> bytes:
     eightbit = not all(body.isascii() for _, _, body in parts)
     pieces = [_encode(_top(report, boundary, eightbit=eightbit))]
     for describe, content_type, body in parts:
-        lines = ["", f"--{boundary}", f"Content-Description: {describe}", f"Content-Type: {content_type}"]
+        lines = [
+            "",
+            f"--{boundary}",
+            f"Content-Description: {describe}",
+            f"Content-Type: {content_type}",
+        ]
         if not body.isascii():
             lines.append("Content-Transfer-Encoding: 8bit")
         pieces += [_encode([*lines, ""]), body]
@@ -199,14 +208,16 @@ def top_fields(*, hostname: str, identity: str, to: str, subject: str, now: floa
     yield f"Message-ID: <{identity}@{hostname}>"
 
 
-# -- the part for people -------------------------------------------------------------------------------
+# -- the part for people ---------------------------------------------------------------------------
 
 
 def _text_for_people(report: Report) -> Iterator[str]:
     yield f"This is the mail system at {report.hostname}."
     yield ""
     if report.postmaster_copy:
-        addressee = f"<{plain(report.sender)}>" if report.sender else "nobody, because it has a null sender"
+        addressee = (
+            f"<{plain(report.sender)}>" if report.sender else "nobody, because it has a null sender"
+        )
         yield from wrap(f"Copy for the postmaster. The report itself went to {addressee}.")
         yield ""
     yield from wrap(_OPENINGS[report.kind])
@@ -218,8 +229,8 @@ def _text_for_people(report: Report) -> Iterator[str]:
         yield from _recipient_for_people(recipient)
     yield ""
     yield from wrap(
-        f"Details for programs follow. For help write to postmaster@{report.hostname} and include this "
-        "report; the queue id leads to every attempt that was made."
+        f"Details for programs follow. For help write to {plain(report.contact)} and include "
+        "this report; the queue id leads to every attempt that was made."
     )
 
 
@@ -234,8 +245,8 @@ def _recipient_for_people(recipient: Reported) -> Iterator[str]:
     match recipient.action:
         case Action.RELAYED:
             yield from wrap(
-                "Handed to the next mail system, which does not report delivery: expect no further news "
-                f"unless it fails. {answer}",
+                "Handed to the next mail system, which does not report delivery: expect no further "
+                f"news unless it fails. {answer}",
                 indent=4,
             )
         case Action.DELIVERED:
@@ -283,7 +294,7 @@ def _words(text: str) -> Iterator[str]:
             yield word[start : start + step]
 
 
-# -- the part for programs -----------------------------------------------------------------------------
+# -- the part for programs -------------------------------------------------------------------------
 
 
 def _delivery_status(report: Report, *, international: bool) -> Iterator[str]:
@@ -330,7 +341,7 @@ def _token(text: str, *, international: bool) -> str:
 
 
 def _typed(address: str, *, international: bool) -> str:
-    """An address with its type: ``rfc822; a@b``, or ``utf-8;`` in the form that fits (RFC 6533 3)."""
+    """An address with its type: ``rfc822; a@b``, or ``utf-8;`` in the fitting form (RFC 6533 3)."""
     if address.isascii():
         return f"rfc822; {plain(address)}"
     if international:
@@ -349,7 +360,7 @@ def _folded(name: str, value: str) -> Iterator[str]:
         yield f"    {line}"
 
 
-# -- the original --------------------------------------------------------------------------------------
+# -- the original ----------------------------------------------------------------------------------
 
 
 def _original(report: Report, limit: int) -> tuple[str, str, bytes]:

@@ -1,9 +1,10 @@
 """Notices to the postmaster that no sender gets: what broke, where, and the dialogue that shows it.
 
-Classes are Postfix's notify_classes: ``resource``, ``software``, ``data``, ``policy`` and ``protocol``; copies
-of reports (``bounce``, ``2bounce``, ``delay``) are ``protocol.notification``'s. Guarantees: one text part, CRLF
-line ends, nothing a peer wrote can begin a header field; transcripts longer than ``TRANSCRIPT_LIMIT`` lines
-lose their middle, and say so. Never reads a clock.
+Classes are Postfix's notify_classes: ``resource``, ``software``, ``data``, ``policy`` and
+``protocol``; copies of reports (``bounce``, ``2bounce``, ``delay``) are
+``protocol.notification``'s. Guarantees: one text part, CRLF line ends, nothing a peer wrote can
+begin a header field; transcripts longer than ``TRANSCRIPT_LIMIT`` lines lose their middle, and say
+so. Never reads a clock.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,10 +27,10 @@ _SUBJECTS = {
 
 
 class Notice(msgspec.Struct, frozen=True, kw_only=True):
-    """One notice: ``what`` in a sentence or two, the message and peer it concerns, the session's transcript.
+    """One notice: ``what`` in a sentence or two, the message and peer concerned, the transcript.
 
-    ``notify_class`` is one of Postfix's; ``queue_id`` and ``host`` are empty when no message or peer is
-    concerned. ``now`` is seconds since the epoch.
+    ``notify_class`` is one of Postfix's; ``queue_id`` and ``host`` are empty when no message or
+    peer is concerned. ``now`` is seconds since the epoch.
     """
 
     notify_class: str

@@ -80,14 +80,18 @@ class ReplyParser:
         try:
             for line in lines:
                 self._take(line, replies)
-            if len(self._pending) > LINE_LIMIT:
-                raise ProtocolError("a reply line without end", replies)
+            self._measure(len(self._pending), replies)
         except ProtocolError as error:
             self._broken = str(error)
             self._pending = b""
             self._texts.clear()
             raise
         return replies
+
+    def _measure(self, octets: int, replies: list[SmtpReply]) -> None:
+        too_many = self._octets > REPLY_LIMIT or self._lines > REPLY_LINES
+        if octets > LINE_LIMIT or too_many:
+            raise ProtocolError("a reply without end", replies)
 
     def _take(self, line: bytes, replies: list[SmtpReply]) -> None:
         code = _CODES.get(line[:3], 0)
@@ -96,8 +100,7 @@ class ReplyParser:
         self._octets += len(line)
         if not code or last is None or (self._lines > 1 and code != self._code):
             raise ProtocolError(f'not a reply: "{printable(line[:80])}"', replies)
-        if len(line) > LINE_LIMIT or self._octets > REPLY_LIMIT or self._lines > REPLY_LINES:
-            raise ProtocolError("a reply without end", replies)
+        self._measure(len(line), replies)
         self._code = code
         self._texts.append(printable(line[4:LINE_KEPT]))
         if not last:
@@ -110,21 +113,21 @@ class ReplyParser:
 
 @lru_cache(maxsize=256)
 def _familiar(data: bytes) -> tuple[SmtpReply, ...] | None:
-    """The replies in a segment that holds nothing but whole ones, else None.
+    """The replies in a segment that holds nothing but whole replies of one line each, else None.
 
     Peers repeat themselves: most segments of a busy connection are found in this cache.
     """
-    parser = ReplyParser()
     replies: list[SmtpReply] = []
     lines = data.split(b"\n")
     if lines.pop():
         return None
-    try:
-        for line in lines:
-            parser._take(line, replies)  # noqa: SLF001 - the same class
-    except ProtocolError:
-        return None
-    return tuple(replies) if parser.idle else None
+    for line in lines:
+        code = _CODES.get(line[:3])
+        if code is None or line[3:4] != b" ":
+            return None
+        enhanced, text = split_enhanced(code, printable(line[4:]))
+        replies.append(SmtpReply(code, enhanced, text))
+    return tuple(replies)
 
 
 def printable(octets: bytes) -> str:

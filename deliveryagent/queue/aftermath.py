@@ -33,7 +33,8 @@ _READY = (
     .where(destination.c.name == bindparam("b_name"))
     .values(
         ready=case(
-            (destination.c.ready < bindparam("b_now"), destination.c.ready), else_=bindparam("b_now")
+            (destination.c.ready < bindparam("b_now"), destination.c.ready),
+            else_=bindparam("b_now"),
         )
     )
 )
@@ -62,3 +63,9 @@ def absolve(connection: Connection, items: Sequence[int]) -> list[None]:
 def recall(connection: Connection, items: Sequence[tuple[int, int]]) -> list[Claimed | None]:
     """The recipients with these message ids and numbers, as long as they live."""
     return [recalled(connection, message_id, number) for message_id, number in items]
+
+
+@operation(must=True)
+def barrier(_: Connection, items: Sequence[None]) -> list[None]:
+    """Changes nothing; it is done once everything handed in before it is recorded."""
+    return [None] * len(items)

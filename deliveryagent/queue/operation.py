@@ -7,12 +7,22 @@ unknown (a commit that lost its connection) without doing anything twice.
 """
 
 from collections.abc import Callable, Sequence
+from enum import IntEnum
 from typing import Generic, TypeVar
 
 from sqlalchemy import Connection
 
 X = TypeVar("X")
 R = TypeVar("R")
+
+
+class Turn(IntEnum):
+    """When an operation runs among those that share a transaction; within a turn, as they came."""
+
+    FACTS = 0  # what happened: outcomes, custody given back
+    CHANGES = 1
+    REPORTS = 2  # sees every fact and change handed in before it
+    QUESTIONS = 3
 
 
 class Operation(Generic[X, R]):
@@ -23,7 +33,7 @@ class Operation(Generic[X, R]):
     its success shows that the store can be written. ``cap``: the most items of it in one transaction.
     """
 
-    __slots__ = ("cap", "must", "name", "run", "writes")
+    __slots__ = ("cap", "must", "name", "run", "turn", "writes")
 
     def __init__(
         self,
@@ -31,6 +41,7 @@ class Operation(Generic[X, R]):
         *,
         must: bool = False,
         writes: bool = True,
+        reports: bool = False,
         cap: int = 1000,
     ) -> None:
         self.run = run
@@ -38,6 +49,12 @@ class Operation(Generic[X, R]):
         self.must = must
         self.writes = writes
         self.cap = cap
+        if must:
+            self.turn = Turn.FACTS
+        elif not writes:
+            self.turn = Turn.QUESTIONS
+        else:
+            self.turn = Turn.REPORTS if reports else Turn.CHANGES
 
     def __call__(self, connection: Connection, items: Sequence[X]) -> list[R]:
         """Run it in the caller's transaction."""
@@ -48,11 +65,11 @@ class Operation(Generic[X, R]):
 
 
 def operation(
-    *, must: bool = False, writes: bool = True, cap: int = 1000
+    *, must: bool = False, writes: bool = True, reports: bool = False, cap: int = 1000
 ) -> Callable[[Callable[[Connection, Sequence[X]], list[R]]], Operation[X, R]]:
-    """Make a function an :class:`Operation`."""
+    """Make a function an :class:`Operation`; ``reports`` puts it behind all that change something."""
 
     def wrap(run: Callable[[Connection, Sequence[X]], list[R]]) -> Operation[X, R]:
-        return Operation(run, must=must, writes=writes, cap=cap)
+        return Operation(run, must=must, writes=writes, reports=reports, cap=cap)
 
     return wrap

@@ -1,1 +1,1 @@
-"""The door to DNS."""
+"""The door to DNS: names in, mail hosts and addresses (or the reason why not) out."""

@@ -1,35 +1,29 @@
 """One connection to a peer, and the player of conversations on it.
 
-``Connection`` is an ``aiosmtplib.SMTPProtocol`` whose reading half is replaced: every complete reply is kept
-in order, none is paired with the wrong command, and each has the time limit of its stage. It plays the
-generators of ``protocol.dialogue``; an ``aiosmtplib.SMTP`` object can use it as well (AUTH).
+``Connection.play`` plays the generators of ``protocol.dialogue`` on the wire: one write per flight, one wait
+for all its replies, content that fits in one write together with its dot.
 
 Guarantees: nothing that the peer does raises out of ``play`` or ``secure``, it comes back as an ``Outcome``;
-a peer that is silent, drips, floods, closes, resets or talks out of turn ends the wait within the limit and
-in bounded memory; ``on_dot`` is called before the first octet of a message's final dot can leave; no octet
-read before a TLS handshake counts after it. Never decides what an outcome means, never dials again.
+a peer that is silent, drips, floods, closes, resets or talks out of turn ends the wait within the limit of
+its stage and in bounded memory; ``on_dot`` is called before the first octet of a message's final dot can
+leave; no octet read before a TLS handshake counts after it. Never decides what an outcome means, never
+dials again, never closes by itself but after trouble.
 
-References: RFC 5321 4.5.3.2 (time limits), RFC 3207 (STARTTLS), RFC 2920 (PIPELINING).
+References: RFC 5321 4.5.3.2 (time limits), RFC 3207 (STARTTLS), RFC 2920 (PIPELINING), RFC 2033 (LMTP).
 """
 
 import asyncio
 import ssl
-from collections import deque
-from collections.abc import AsyncIterable, Callable, Generator, Mapping
+from collections.abc import AsyncIterable, Callable, Generator
 from typing import TypeVar, assert_never, cast
 
 from aiosmtplib import SMTPReadTimeoutError, SMTPResponse, SMTPResponseException, SMTPServerDisconnected
-from aiosmtplib.protocol import SMTPProtocol
 
 from deliveryagent.mail.delivery import Failure, Outcome, Stage, Trouble
 from deliveryagent.mail.security import TlsFacts
-from deliveryagent.mail.status import SmtpReply
 from deliveryagent.protocol import dialogue
 from deliveryagent.protocol.dialogue import Content, Dot, Flight, Outcomes, Step
-from deliveryagent.protocol.replies import ProtocolError, ReplyParser
-from deliveryagent.setting import format_duration
-from deliveryagent.wire.limits import StageLimits
-from deliveryagent.wire.transcript import Transcript
+from deliveryagent.wire.stream import ReplyStream
 
 HELD_LIMIT = 65536
 """Content up to this many octets goes out in one write together with its dot."""
@@ -37,33 +31,13 @@ HELD_LIMIT = 65536
 CHUNK = 65536
 """Octets of a larger content written between two looks at the peer."""
 
-UNASKED_LIMIT = 16
-"""Replies nobody asked for that are borne before the connection is dropped."""
-
 TLS_CLOSE_TIMEOUT = 5.0
 """Seconds a peer may take to answer the end of TLS before the connection is dropped."""
 
-CLOCK_GRAIN = 0.002
-"""Event loops count in milliseconds; a timer may ring this many seconds early."""
-
 T = TypeVar("T")
 
-_DOING = {
-    Stage.GREETING: "waiting for the greeting",
-    Stage.EHLO: "waiting for the answer to our introduction",
-    Stage.STARTTLS: "waiting for the answer to STARTTLS",
-    Stage.AUTH: "waiting for the answer to AUTH",
-    Stage.MAIL: "waiting for the answer to MAIL FROM",
-    Stage.RCPT: "waiting for the answer to RCPT TO",
-    Stage.DATA: "waiting for the answer to DATA",
-    Stage.CONTENT: "sending the content",
-    Stage.DOT: "waiting for the answer to the end of the message",
-    Stage.RSET: "waiting for the answer to RSET",
-    Stage.QUIT: "waiting for the answer to QUIT",
-}
 
-
-class ContentBroken(Exception):
+class ContentError(Exception):
     """Raised by a source of content that cannot go on; ``failure`` becomes the outcome of the attempt."""
 
     def __init__(self, failure: Failure) -> None:
@@ -71,39 +45,11 @@ class ContentBroken(Exception):
         self.failure = failure
 
 
-class Connection(SMTPProtocol):
-    """A connection as ``dial`` returns it, before the greeting is read.
+class Connection(ReplyStream):
+    """A connection as ``dial`` returns it, before the greeting is read; ``tls`` is set by a handshake."""
 
-    ``label`` names the peer to people: ``host[ip]:port``. ``tls`` is set after a handshake.
-    ``transcript`` remembers the end of the dialogue.
-    """
-
-    def __init__(
-        self,
-        label: str,
-        limits: StageLimits,
-        *,
-        transcript: Transcript | None = None,
-        loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
-        super().__init__(loop=loop)
-        self.label = label
-        self.tls: TlsFacts | None = None
-        self.transcript = transcript or Transcript()
-        self._clock = loop or asyncio.get_running_loop()
-        self._limits: Mapping[Stage, float] = limits.table
-        self._parser = ReplyParser()
-        self._inbox: deque[SmtpReply] = deque()
-        self._trouble: Failure | None = None
-        self._wish: asyncio.Future[None] | None = None
-        self._stages: tuple[Stage, ...] = ()
-        self._writable = True
-        self._held = b""
-        self._deadline = 0.0
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
-
-    # What the crew uses
+    tls: TlsFacts | None = None
+    _held = b""
 
     async def greeting(self) -> Outcome:
         """Read the greeting: a reply of any class, or the failure to get one."""
@@ -119,7 +65,7 @@ class Connection(SMTPProtocol):
         """Hold a conversation and return what it came to.
 
         ``content`` is in wire form: dots stuffed, ending in CRLF (``protocol.content``). A source that is
-        iterated asynchronously may raise ``ContentBroken``. ``on_dot`` is called before the final dot of a
+        iterated asynchronously may raise ``ContentError``. ``on_dot`` is called before the final dot of a
         message is written. Anything else that is raised (by them, by cancelling) ends the connection first.
         """
         try:
@@ -128,6 +74,8 @@ class Connection(SMTPProtocol):
                 match step:
                     case Flight():
                         outcomes = await self._fly(step)
+                    case Content() if isinstance(content, bytes) and len(content) <= HELD_LIMIT:
+                        outcomes = self._hold(content)
                     case Content():
                         outcomes = await self._send(content)
                     case Dot():
@@ -147,27 +95,155 @@ class Connection(SMTPProtocol):
     async def secure(self, context: ssl.SSLContext, server_hostname: str | None) -> Outcome:
         """STARTTLS and the handshake; afterwards introduce yourself again (RFC 3207 4.2).
 
-        A refusal comes back as the peer's reply and the connection is as it was. Anything the peer sent
-        behind its 2xx in clear is an attempt to slip something in: PROTOCOL. A broken handshake is
-        TLS_FAILED, an unacceptable certificate TLS_UNTRUSTED; the connection is gone then.
+        A refusal comes back as the peer's reply, and the connection is as it was. Anything the peer sent
+        behind its 2xx in clear is an attempt to slip something in: PROTOCOL. A broken or unfinished
+        handshake is TLS_FAILED, an unacceptable certificate TLS_UNTRUSTED; the connection is gone then.
         ``server_hostname`` is the name for SNI and, if the context checks it, for the certificate.
         """
         outcome = await self.play(dialogue.starttls())
         if isinstance(outcome, Failure) or not outcome.positive:
             return outcome
-        if self._inbox or not self._parser.idle or self._trouble is not None or self.transport is None:
-            return self._fail(Failure(Trouble.PROTOCOL, f"{self.label} spoke before the TLS handshake"))
-        raise NotImplementedError
+        if self._inbox or not self._parser.idle:
+            text = f"{self.label} sent something in clear behind its answer to STARTTLS"
+            return self.fail(Failure(Trouble.PROTOCOL, text))
+        return await self._shake(context, server_hostname) or outcome
 
-    def closed_by_peer(self) -> bool:
-        """Whether this connection is of no more use: closed, broken, or the peer spoke out of turn.
+    async def start_tls(
+        self,
+        tls_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ARG002, ASYNC109 - aiosmtplib's signature
+    ) -> SMTPResponse:
+        """``secure`` in aiosmtplib's form, under the limit of the stage STARTTLS."""
+        outcome = await self.secure(tls_context, server_hostname)
+        if isinstance(outcome, Failure):
+            if outcome.trouble is Trouble.TIMEOUT:
+                raise SMTPReadTimeoutError(outcome.text)
+            raise SMTPServerDisconnected(outcome.text)
+        if not outcome.positive:
+            raise SMTPResponseException(outcome.code, outcome.text)
+        return SMTPResponse(outcome.code, outcome.text)
 
-        Costs nothing; looks only at what the event loop has already seen.
+    async def _shake(self, context: ssl.SSLContext, server_hostname: str | None) -> Failure | None:
+        if self.transport is None or self._trouble is not None:
+            return self._trouble or self.fail(Failure(Trouble.LOST, f"{self.label} is gone"))
+        try:
+            transport = await self._clock.start_tls(
+                cast("asyncio.WriteTransport", self.transport),
+                self,
+                context,
+                server_hostname=server_hostname,
+                ssl_handshake_timeout=self._limits[Stage.STARTTLS] or None,
+                ssl_shutdown_timeout=TLS_CLOSE_TIMEOUT,
+            )
+        except ssl.SSLCertVerificationError as error:
+            text = f"the certificate of {self.label} is not acceptable: {error.verify_message}"
+            return self._broken_handshake(Trouble.TLS_UNTRUSTED, text)
+        except OSError as error:  # TLS errors, time-outs and resets are among them
+            text = f"TLS handshake with {self.label} failed: {_tls_reason(error)}"
+            return self._broken_handshake(Trouble.TLS_FAILED, text)
+        if transport is None:
+            text = f"TLS handshake with {self.label} failed: the connection was closed"
+            return self._broken_handshake(Trouble.TLS_FAILED, text)
+        self.transport = transport
+        self.tls = _facts(transport, context)
+        self.transcript.happened(self.tls.summary())
+        return None
+
+    def _broken_handshake(self, trouble: Trouble, text: str) -> Failure:
+        # The transport may have noticed first and called it a lost connection; TLS is the better word.
+        failure = self._trouble = Failure(trouble, text)
+        return self.fail(failure)
+
+    async def _fly(self, step: Flight) -> Outcomes:
+        if step.data:
+            if self._trouble is not None or self._inbox or not self._parser.idle:
+                return self._last_words()
+            self.transcript.sent(step.data)
+            cast("asyncio.WriteTransport", self.transport).write(step.data)
+        if not step.stages:
+            return ()
+        return await self.replies(step.stages)
+
+    def _hold(self, content: bytes) -> Outcomes:
+        """Keep small content for one write together with its dot."""
+        if self._trouble is not None or self._inbox or not self._parser.idle:
+            return self._cut_off()
+        self._held = content
+        return ()
+
+    async def _send(self, content: bytes | AsyncIterable[bytes]) -> Outcomes:
+        """Write content part by part, no faster than the peer reads."""
+        if isinstance(content, bytes):
+            for start in range(0, len(content), CHUNK):
+                if outcomes := await self._write_chunk(content[start : start + CHUNK]):
+                    return outcomes
+            return ()
+        try:
+            async for chunk in content:
+                if outcomes := await self._write_chunk(chunk):
+                    return outcomes
+        except ContentError as broken:
+            return (self.fail(broken.failure),)
+        return self._cut_off() if self.closed_by_peer() else ()
+
+    async def _write_chunk(self, chunk: bytes) -> Outcomes:
+        """Write under the eye of the peer: it may refuse, leave, or stop reading for too long."""
+        if self.closed_by_peer():
+            return self._cut_off()
+        cast("asyncio.WriteTransport", self.transport).write(chunk)
+        if not self._writable:
+            await self.wait((), self._limits[Stage.CONTENT])
+        return self._cut_off() if self.closed_by_peer() else ()
+
+    async def _end(self, step: Dot) -> Outcomes:
+        data, self._held = self._held + b".\r\n", b""
+        cast("asyncio.WriteTransport", self.transport).write(data)
+        if not step.replies:
+            return ()
+        return await self.replies((Stage.DOT,) * step.replies, final=True)
+
+    def _last_words(self) -> Outcomes:
+        """What to make of a connection on which no command can be sent any more.
+
+        A refusal the peer gave before it left says why it did (a 421 after idling, a 4xx for its time
+        limit) and is worth more than its leaving. Any other reply nobody asked for is an error.
         """
-        raise NotImplementedError
+        gone = self._trouble is not None or self.transport is None or self.transport.is_closing()
+        if self._inbox and (self._inbox[0].code == 421 or (gone and self._inbox[0].code >= 400)):
+            return (self._inbox.popleft(), self._leave())
+        if self._inbox or not self._parser.idle:
+            text = f"{self.label} sent a reply nobody asked for"
+            return (self.fail(Failure(Trouble.PROTOCOL, text)),)
+        return (self._leave(),)
 
-    def close(self) -> None:
-        """Close, letting what was written go out first. Safe to call at any time, more than once."""
+    def _cut_off(self) -> Outcomes:
+        """What to make of a peer that spoke or left while the content was under way.
 
-    def abort(self) -> None:
-        """Close at once; octets not yet sent are dropped."""
+        A refusal ends it, for the peer wants no more and the dot will never be sent; a yes before the dot
+        cannot be one to the message.
+        """
+        if self._inbox and self._inbox[0].code >= 400:
+            reply = self._inbox.popleft()
+            return (reply, self._leave())
+        return self._last_words()
+
+    def _leave(self) -> Failure:
+        return self.fail(Failure(Trouble.LOST, f"{self.label} is closing the connection"))
+
+
+def _facts(transport: asyncio.BaseTransport, context: ssl.SSLContext) -> TlsFacts:
+    cipher, protocol, bits = transport.get_extra_info("cipher")
+    verified = context.verify_mode is ssl.CERT_REQUIRED
+    names: list[str] = []
+    for kind, name in (transport.get_extra_info("peercert") or {}).get("subjectAltName", ()):
+        if kind == "DNS":
+            names.append(name)
+    version = transport.get_extra_info("ssl_object").version() or protocol
+    return TlsFacts(version, cipher, bits, verified and context.check_hostname, tuple(names))
+
+
+def _tls_reason(error: OSError) -> str:
+    if isinstance(error, ssl.SSLError):
+        return (error.reason or "unknown").replace("_", " ").lower()
+    return error.strerror or str(error) or type(error).__name__

@@ -61,7 +61,7 @@ class Transcript:
 
     def _add(self, mark: str, data: bytes) -> None:
         if len(data) > OCTETS_KEPT:
-            data = data[:OCTETS_KEPT]
+            data = data[:OCTETS_KEPT] + b"..."
         if self._listener is None:
             self._entries.append((mark, data))
             return

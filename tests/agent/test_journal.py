@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deliveryagent.agent import journal
 from deliveryagent.agent.journal import Journal, State, read, slot_size_for, writer
 from deliveryagent.mail.delivery import (
     DeliveryRequest,
@@ -177,7 +176,7 @@ def test_a_full_disk_makes_requests_wait(tmp_path: Path, monkeypatch: pytest.Mon
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "no space left on device")
 
-    monkeypatch.setattr(journal.os, "posix_fallocate", full)
+    monkeypatch.setattr(os, "posix_fallocate", full)
     assert notes.start(a_request()) is None
     monkeypatch.undo()
     assert notes.start(a_request()) is not None

@@ -75,5 +75,8 @@ def test_a_reply_to_no_command_is_merely_said() -> None:
 
 
 def test_trouble_explains_itself() -> None:
-    assert sentence("connect", 0, "4.4.1", "mx[192.0.2.1]:25: refused", "mx") == "mx[192.0.2.1]:25: refused"
+    assert (
+        sentence("connect", 0, "4.4.1", "mx[192.0.2.1]:25: refused", "mx")
+        == "mx[192.0.2.1]:25: refused"
+    )
     assert sentence("", 0, "", "", "") == "no explanation is recorded"

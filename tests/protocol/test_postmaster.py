@@ -3,7 +3,7 @@
 import email
 import email.policy
 from email.message import EmailMessage
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -25,7 +25,7 @@ def notice(**facts: Any) -> Notice:
 
 
 def parsed(octets: bytes) -> EmailMessage:
-    return cast(EmailMessage, email.message_from_bytes(octets, policy=email.policy.default))
+    return email.message_from_bytes(octets, policy=email.policy.default)
 
 
 def test_a_protocol_notice_carries_the_transcript() -> None:
@@ -70,7 +70,9 @@ def test_many_recipients_are_counted() -> None:
     assert "and 5 more" in text
 
 
-@pytest.mark.parametrize("notify_class", ["resource", "software", "data", "policy", "protocol", "new"])
+@pytest.mark.parametrize(
+    "notify_class", ["resource", "software", "data", "policy", "protocol", "new"]
+)
 def test_every_class_has_a_subject(notify_class: str) -> None:
     assert parsed(compose(notice(notify_class=notify_class)))["Subject"]
 

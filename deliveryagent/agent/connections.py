@@ -1,0 +1,199 @@
+"""Idle sessions kept for the next message (Postfix ``smtp_connection_cache_*``, ``_reuse_*``).
+
+Sessions are found again by what makes them interchangeable: address, port and everything that was
+decided before the first message (transport, our name, source address, TLS). A session to a worse
+host than the best is found only by the next hop it was a detour for, so that a dead primary is not
+dialled for every message.
+
+Guarantees: a session is handed to one delivery at a time; one that was closed, or grew too old, is
+never handed out; idle ones say QUIT when their time is over; their number is limited. A session
+that still breaks when it is used was closed in that very moment; ``agent.delivery`` dials again
+then.
+"""
+
+import asyncio
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+from typing import Annotated, Protocol
+
+from deliveryagent.setting import Duration, key, parse_duration
+
+_LOOK = 0.5  # seconds between two looks at the idle sessions
+DETOURS_KEPT = 2_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReuseSettings:
+    """For how long a session is used for further messages."""
+
+    connection_cache_time_limit: Annotated[
+        Duration,
+        key(
+            "How long a session may be idle before it is ended; 0 means none is kept.",
+            postfix="smtp_connection_cache_time_limit",
+        ),
+    ] = parse_duration("5s")
+    connection_reuse_time_limit: Annotated[
+        Duration,
+        key(
+            "How long after it was opened a session may take a further message.",
+            postfix="smtp_connection_reuse_time_limit",
+        ),
+    ] = parse_duration("300s")
+    connection_reuse_count_limit: Annotated[
+        int,
+        key(
+            "Messages of one session; 0 means no limit. A slow host attracts more mail with one.",
+            postfix="smtp_connection_reuse_count_limit",
+        ),
+    ] = 0
+
+
+class Idle(Protocol):
+    """What is asked of a session here; ``agent.session.Session`` is one."""
+
+    @property
+    def key(self) -> Hashable:
+        """Sessions of equal keys are interchangeable."""
+
+    @property
+    def next_hop(self) -> str:
+        """The next hop it was opened for."""
+
+    @property
+    def reuse(self) -> ReuseSettings:
+        """Its limits."""
+
+    @property
+    def opened(self) -> float:
+        """When it was opened, by the event loop's clock."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether it can carry another message, as far as is known."""
+
+    def leave(self) -> None:
+        """Say QUIT and go, without waiting here."""
+
+
+class Connections:
+    """The idle sessions of one worker."""
+
+    def __init__(self, *, limit: int) -> None:
+        self._limit = limit
+        self._loop = asyncio.get_running_loop()
+        self._idle: dict[Hashable, list[tuple[float, Idle]]] = {}
+        self._count = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._detours: dict[Hashable, tuple[float, Hashable]] = {}  # by next hop and policy
+        self._closed = False
+
+    def __len__(self) -> int:
+        return self._count
+
+    def take(self, keys: Iterable[Hashable], way: Hashable = None) -> Idle | None:
+        """An idle session with one of these keys, the latest first; it belongs to the caller now.
+
+        ``way`` is a next hop with its policy: a detour that was noted for it counts as a last key.
+        """
+        if not self._count:
+            return None
+        for wanted in keys:
+            found = self._pop(wanted)
+            if found is not None:
+                return found
+        detour = self._detours.get(way)
+        if detour is None:
+            return None
+        found = self._pop(detour[1]) if detour[0] > self._loop.time() else None
+        if found is None:
+            del self._detours[way]
+        return found
+
+    def put(self, session: Idle) -> None:
+        """Keep a session for others, if it may be kept."""
+        now = self._loop.time()
+        reuse = session.reuse
+        until = min(
+            now + reuse.connection_cache_time_limit,
+            session.opened + reuse.connection_reuse_time_limit,
+        )
+        if self._closed or until <= now or not session.usable:
+            session.leave()
+            return
+        if self._count >= self._limit:
+            self._evict()
+        self._idle.setdefault(session.key, []).append((until, session))
+        self._count += 1
+        if self._timer is None:
+            self._timer = self._loop.call_later(
+                min(_LOOK, reuse.connection_cache_time_limit), self._look
+            )
+
+    def note_detour(self, way: Hashable, key: Hashable, seconds: float) -> None:
+        """Better hosts could not be reached: sessions with this key serve that way for now."""
+        if len(self._detours) >= DETOURS_KEPT:
+            del self._detours[next(iter(self._detours))]
+        self._detours[way] = (self._loop.time() + seconds, key)
+
+    def release(self, next_hop: str) -> None:
+        """End the idle sessions to one next hop, or with an empty text all."""
+        self._detours.clear()
+        self._keep_if(lambda session, _: bool(next_hop) and session.next_hop != next_hop)
+
+    def close(self) -> None:
+        """End all idle sessions and keep none from now on."""
+        self._closed = True
+        self.release("")
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _pop(self, wanted: Hashable) -> Idle | None:
+        stack = self._idle.get(wanted)
+        if stack is None:
+            return None
+        now = self._loop.time()
+        found = None
+        while stack and found is None:
+            until, session = stack.pop()
+            self._count -= 1
+            if until > now and session.usable:
+                found = session
+            else:
+                session.leave()
+        if not stack:
+            del self._idle[wanted]
+        return found
+
+    def _evict(self) -> None:
+        """Make room: the sessions that would be ended next go now, a tenth at a time."""
+        ends = sorted(until for stack in self._idle.values() for until, _ in stack)
+        line = ends[len(ends) // 10] if ends else 0.0
+        self._keep_if(lambda _, until: until > line)
+
+    def _look(self) -> None:
+        self._timer = None
+        now = self._loop.time()
+        self._keep_if(lambda session, until: until > now and session.usable)
+        if self._count:
+            self._timer = self._loop.call_later(_LOOK, self._look)
+
+    def _keep_if(self, stays: "Stays") -> None:
+        for wanted, stack in list(self._idle.items()):
+            kept = []
+            for until, session in stack:
+                if stays(session, until):
+                    kept.append((until, session))
+                else:
+                    session.leave()
+            self._count -= len(stack) - len(kept)
+            if kept:
+                self._idle[wanted] = kept
+            else:
+                del self._idle[wanted]
+
+
+class Stays(Protocol):
+    """Whether an idle session, with the end of its time, is kept."""
+
+    def __call__(self, session: Idle, until: float, /) -> bool: ...

@@ -1,0 +1,318 @@
+"""One session with one host, from dialling to QUIT.
+
+Opening goes: connect, greeting, EHLO (HELO, LHLO), STARTTLS if it is wanted and offered, EHLO
+again. Then any number of transactions, each under the limits of its stages, then QUIT. Every step
+that fails ends the opening with its stage and outcome; judging them is ``policy.classify``.
+
+Guarantees: nothing a peer does raises; where TLS is demanded no MAIL is sent without it; a refused
+session is left with QUIT, a broken one is cut; leaving never makes a delivery wait. Never chooses a
+host, never decides about a recipient. RFC 5321 3.1, 4.1.4, 4.3.2; RFC 3207; RFC 2033.
+"""
+
+import asyncio
+from collections.abc import AsyncIterable, Callable, Collection, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, NamedTuple
+
+from deliveryagent.agent.connections import ReuseSettings
+from deliveryagent.mail.delivery import (
+    DeliveryRequest,
+    Failure,
+    Outcome,
+    RequestRecipient,
+    Stage,
+    Trouble,
+)
+from deliveryagent.mail.nexthop import Endpoint
+from deliveryagent.mail.security import TlsDemand
+from deliveryagent.policy import tls
+from deliveryagent.protocol import dialogue
+from deliveryagent.protocol.capabilities import Capabilities
+from deliveryagent.protocol.content import LINE_LENGTH_LIMIT
+from deliveryagent.protocol.dialogue import Exchange
+from deliveryagent.setting import key
+from deliveryagent.wire.connection import Connection
+from deliveryagent.wire.contexts import client_context
+from deliveryagent.wire.dial import dial
+from deliveryagent.wire.limits import StageLimits
+
+GOODBYES = 100  # sessions that wait for the answer to QUIT at a time; further ones do not wait
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionSettings:
+    """How this host introduces itself and takes its leave."""
+
+    helo_name: Annotated[
+        str, key("Our name in EHLO; empty means the hostname.", postfix="smtp_helo_name")
+    ] = ""
+    bind_address: Annotated[
+        str,
+        key("Source address of IPv4 connections; empty: any.", postfix="smtp_bind_address"),
+    ] = ""
+    bind_address6: Annotated[
+        str,
+        key("Source address of IPv6 connections; empty: any.", postfix="smtp_bind_address6"),
+    ] = ""
+    discard_ehlo_keywords: Annotated[
+        tuple[str, ...],
+        key(
+            "EHLO keywords to overlook, such as pipelining or chunking.",
+            postfix="smtp_discard_ehlo_keywords",
+        ),
+    ] = ()
+    line_length_limit: Annotated[
+        int,
+        key(
+            "Longer lines are continued on the next after a blank; 0 means no limit.",
+            postfix="smtp_line_length_limit",
+        ),
+    ] = LINE_LENGTH_LIMIT
+    skip_quit_response: Annotated[
+        bool,
+        key("Close without waiting for the answer to QUIT.", postfix="smtp_skip_quit_response"),
+    ] = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Profile:
+    """What all sessions under the same settings have in common.
+
+    ``policy`` is equal for profiles whose sessions are interchangeable. ``goodbyes`` are the
+    farewells that go on.
+    """
+
+    settings: SessionSettings
+    reuse: ReuseSettings
+    limits: StageLimits
+    name: str
+    lmtp: bool
+    discard: frozenset[str]
+    policy: Hashable
+    goodbyes: set[asyncio.Task[None]]
+
+
+class Refused(NamedTuple):
+    """A session that did not come about: where, why, and what it cost in seconds.
+
+    ``tls`` says that STARTTLS was begun; ``transcript`` is the end of the dialogue.
+    """
+
+    stage: Stage
+    outcome: Outcome
+    connect: float = 0.0
+    setup: float = 0.0
+    tls: bool = False
+    transcript: Callable[[], list[str]] = list
+
+
+class Session:
+    """A session that got past its opening.
+
+    ``uses`` counts its transactions. ``connect`` and ``setup`` are what opening it took, in
+    seconds. ``poolable`` is taken away from a session that others must not use.
+    """
+
+    __slots__ = (
+        "_connection", "_needs_reset", "_profile", "_sound", "capabilities", "connect", "endpoint", "key",
+        "next_hop", "opened", "poolable", "reuse", "setup", "uses",
+    )  # fmt: skip
+
+    def __init__(
+        self, connection: Connection, endpoint: Endpoint, profile: Profile, next_hop: str
+    ) -> None:
+        self._connection = connection
+        self._profile = profile
+        self._sound = True
+        self._needs_reset = False
+        self.capabilities = Capabilities()
+        self.endpoint = endpoint
+        self.next_hop = next_hop
+        self.reuse = profile.reuse
+        self.key: Hashable = session_key(endpoint, profile)
+        self.opened = 0.0
+        self.connect = 0.0
+        self.setup = 0.0
+        self.uses = 0
+        self.poolable = True
+
+    @property
+    def usable(self) -> bool:
+        """Whether it can carry another message, as far as is known."""
+        limit = self.reuse.connection_reuse_count_limit
+        return (
+            self._sound
+            and not (limit and self.uses >= limit)
+            and not (self.capabilities.mailmax and self.uses >= self.capabilities.mailmax)
+            and not self._connection.closed_by_peer()
+        )
+
+    @property
+    def tls(self) -> str:
+        """One line about its encryption; empty in clear."""
+        facts = self._connection.tls
+        return facts.summary() if facts is not None else ""
+
+    @property
+    def secured(self) -> bool:
+        """Whether it is encrypted."""
+        return self._connection.tls is not None
+
+    def transcript(self) -> list[str]:
+        """The end of the dialogue, as far as nobody listened to it."""
+        return self._connection.transcript.lines()
+
+    async def transact(
+        self,
+        request: DeliveryRequest,
+        recipients: Sequence[RequestRecipient],
+        content: bytes | AsyncIterable[bytes],
+        *,
+        on_dot: Callable[[], None],
+    ) -> Exchange:
+        """Offer the message for some of its recipients; ``content`` is in wire form."""
+        self.uses += 1
+        exchange = await self._connection.play(
+            dialogue.transaction(request, recipients, self.capabilities, reset=self._needs_reset),
+            content=content,
+            on_dot=on_dot,
+        )
+        self._sound = exchange.reusable
+        self._needs_reset = exchange.needs_reset
+        return exchange
+
+    async def rehearse(
+        self, request: DeliveryRequest, recipients: Sequence[RequestRecipient]
+    ) -> Exchange:
+        """Ask what the peer would say to these recipients; nothing is sent to them."""
+        exchange = await self._connection.play(
+            dialogue.rehearsal(request, recipients, self.capabilities)
+        )
+        self._sound = self._sound and exchange.reusable
+        self._needs_reset = exchange.needs_reset
+        return exchange
+
+    def spoil(self) -> None:
+        """It must not carry another message."""
+        self._sound = False
+
+    def leave(self) -> None:
+        """Say QUIT, if there is anybody to say it to, and go; returns at once."""
+        self._sound = False
+        part(self._connection, self._profile)
+
+
+def session_key(endpoint: Endpoint, profile: Profile) -> Hashable:
+    """What makes sessions to an address interchangeable."""
+    return (endpoint.ip, endpoint.port, endpoint.path, profile.policy)
+
+
+async def open_session(
+    endpoint: Endpoint,
+    profile: Profile,
+    demand: TlsDemand,
+    *,
+    next_hop: str = "",
+    own_names: Collection[str] = frozenset(),
+    listener: Callable[[str], None] | None = None,
+) -> Session | Refused:
+    """Dial an address and get ready for the first transaction.
+
+    ``own_names`` are the names by which the peer would be ourselves, empty to not look.
+    """
+    clock = asyncio.get_running_loop().time
+    began = clock()
+    connection = await dial(
+        endpoint,
+        limits=profile.limits,
+        bind_address=profile.settings.bind_address,
+        bind_address6=profile.settings.bind_address6,
+        listener=listener,
+    )
+    if isinstance(connection, Failure):
+        return Refused(Stage.CONNECT, connection, connect=clock() - began)
+    session = Session(connection, endpoint, profile, next_hop)
+    try:
+        stage, outcome = Stage.GREETING, await connection.greeting()
+        session.opened = greeted = clock()
+        session.connect = greeted - began
+        tried = False
+        if not _refuses(outcome):
+            stage, outcome, tried = await _introduce(
+                session, connection, profile, demand, own_names
+            )
+        session.setup = clock() - greeted
+    except BaseException:
+        connection.abort()
+        raise
+    if _refuses(outcome):
+        part(connection, profile)
+        lines = connection.transcript.lines
+        return Refused(stage, outcome, session.connect, session.setup, tried, lines)
+    return session
+
+
+async def _introduce(
+    session: Session,
+    connection: Connection,
+    profile: Profile,
+    demand: TlsDemand,
+    own_names: Collection[str],
+) -> tuple[Stage, Outcome, bool]:
+    """EHLO and, where it is wanted, STARTTLS; the last stage, its outcome, and whether TLS was
+    begun.
+    """
+    outcome = await _hello(session, connection, profile, own_names)
+    if _refuses(outcome) or not demand.wanted:
+        return Stage.EHLO, outcome, False
+    if not session.capabilities.starttls:
+        if tls.goes_on_in_clear(demand):
+            return Stage.EHLO, outcome, False
+        text = f"{connection.label} does not offer STARTTLS, which is demanded"
+        return Stage.STARTTLS, Failure(Trouble.TLS_UNAVAILABLE, text), False
+    answer = await connection.secure(client_context(demand.level), None)
+    if isinstance(answer, Failure):
+        return Stage.STARTTLS, answer, True
+    if not answer.positive:
+        if answer.code != 421 and tls.goes_on_in_clear(demand):
+            return Stage.EHLO, outcome, False
+        return Stage.STARTTLS, answer, False
+    return Stage.EHLO, await _hello(session, connection, profile, own_names), True
+
+
+async def _hello(
+    session: Session, connection: Connection, profile: Profile, own_names: Collection[str]
+) -> Outcome:
+    hello = await connection.play(
+        dialogue.hello(
+            profile.name,
+            lmtp=profile.lmtp,
+            own_names=own_names,
+            discard=profile.discard,
+        )
+    )
+    if hello.capabilities is not None:
+        session.capabilities = hello.capabilities
+    return hello.outcome
+
+
+def _refuses(outcome: Outcome) -> bool:
+    return isinstance(outcome, Failure) or not outcome.positive
+
+
+def part(connection: Connection, profile: Profile) -> None:
+    """Say goodbye as the settings have it, in the background; cut what cannot be spoken to any
+    more.
+    """
+    if connection.closed_by_peer():
+        connection.abort()
+        return
+    wait = not profile.settings.skip_quit_response and len(profile.goodbyes) < GOODBYES
+    task = asyncio.get_running_loop().create_task(_say_goodbye(connection, wait=wait))
+    profile.goodbyes.add(task)
+    task.add_done_callback(profile.goodbyes.discard)
+
+
+async def _say_goodbye(connection: Connection, *, wait: bool) -> None:
+    await connection.play(dialogue.quit_session(wait=wait))
+    connection.close()

@@ -1,0 +1,266 @@
+"""Hand over mail from Python: ``from deliveryagent import Client``.
+
+::
+
+    with Client() as mail:
+        queue_id = mail.enqueue("shop@example.org", ["kim@example.net"], message, key="order-4711")
+        mail.wait(queue_id, timeout=30)
+
+The service's socket is used when it is there; when it goes away it is waited for, since it may be
+restarting; when no service runs the queue is written directly, under the lock that a service would
+hold. Guarantees: a call that returns has its message on stable storage; a call that raises
+:class:`EnqueueError` has left nothing behind, unless its text says that this is not known; a
+message is never taken twice because a connection broke, since every message carries a key (its own
+or one drawn here) by which the queue knows it again. Not for use by several threads at once.
+
+Never imports SQLAlchemy or asyncio while a service runs.
+"""
+
+import os
+import time
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Self, Unpack
+
+from deliveryagent.intake.link import Link, LostError
+from deliveryagent.intake.outgoing import ANSWER_TIME, Batch, Readable, Wishes
+from deliveryagent.protocol.local import ExitCode, ServiceError, encode_line, error_of
+
+if TYPE_CHECKING:
+    from email.message import Message
+
+    from deliveryagent.config.problems import ConfigError
+    from deliveryagent.intake.direct import DirectQueue
+
+__all__ = ["Client", "EnqueueError", "ServiceError", "Wishes"]
+
+PATIENCE = 10.0
+"""Seconds to wait for a service that is restarting."""
+
+_PAUSE = 0.1  # seconds between two looks for it
+
+
+class EnqueueError(ServiceError):
+    """A message was not taken. ``code`` is the exit status a command would end with.
+
+    65: an address or the content is not acceptable; 75: try again later; 4: not permitted; 2: an
+    argument makes no sense; 78: the configuration is bad. From ``enqueue_many``, ``accepted`` has
+    one entry for each message that was sent, in order: its id, or None when it was not taken.
+    """
+
+    def __init__(self, code: int, text: str, hint: str = "") -> None:
+        super().__init__(code, text, hint)
+        self.accepted: tuple[str | None, ...] = ()
+
+
+class Client:
+    """A way into the queue. ``config`` is the configuration file, ``overrides`` as for ``--set``.
+
+    With ``socket``, only that socket is used and the queue is never written directly. ``patience``
+    is how many seconds a service that is away is waited for.
+    """
+
+    def __init__(
+        self,
+        config: str | os.PathLike[str] | None = None,
+        socket: str | os.PathLike[str] | None = None,
+        *,
+        overrides: Sequence[str] = (),
+        patience: float = PATIENCE,
+    ) -> None:
+        self._config = config
+        self._overrides = tuple(overrides)
+        self._socket = os.fspath(socket) if socket is not None else None
+        self._patience = patience
+        self._link: Link | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection. The client can be used again."""
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
+
+    def enqueue(
+        self,
+        sender: str | None,
+        recipients: str | Iterable[str],
+        content: "bytes | bytearray | memoryview | Message[Any, Any] | Readable",
+        **wishes: Unpack[Wishes],
+    ) -> str:
+        """Hand over one message; returns its queue id once it is on stable storage.
+
+        ``sender`` is the envelope sender: empty for the null sender, None for the caller's own
+        address. ``content`` is octets, an object of the ``email`` package or a binary file.
+        Raises :class:`EnqueueError`.
+        """
+        return self.enqueue_many([(sender, recipients, content, wishes)])[0]
+
+    def enqueue_many(self, items: Iterable[Sequence[Any]]) -> list[str]:
+        """Hand over many messages in few commits; returns their queue ids in order.
+
+        Each item is ``(sender, recipients, content)`` or ``(sender, recipients, content, wishes)``
+        with a dictionary of what ``enqueue`` takes by name. Raises :class:`EnqueueError` when one
+        is not taken; its ``accepted`` tells what became of those that were sent.
+        """
+        batch = Batch(items)
+        try:
+            self._hand_over(batch)
+        except BaseException:
+            self.close()  # answers may still be on their way
+            raise
+        if batch.failure is not None:
+            failure = batch.failure
+            error = EnqueueError(failure.code, failure.text, failure.hint)
+            error.accepted = tuple(batch.ids)
+            raise error
+        return [queue_id for queue_id in batch.ids if queue_id is not None]
+
+    def wait(self, queue_id: str, timeout: float = 30.0) -> dict[str, Any]:
+        """What has become of a message once none of its recipients waits, or after ``timeout``.
+
+        Returns the message as ``dagent queue show --json`` prints it. Raises ``ServiceError`` when
+        there is no such message, or no service that would deliver it.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            left = max(0.0, deadline - time.monotonic())
+            try:
+                answer = self.order("wait", ANSWER_TIME + left, id=queue_id, timeout=left)
+            except LostError:  # restarting: what is known of the message is not lost
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_PAUSE)
+                continue
+            found: dict[str, Any] = answer["message"]
+            return found
+
+    def order(self, op: str, patience: float = ANSWER_TIME, **fields: Any) -> dict[str, Any]:
+        """Have the service carry out a request of ``protocol.local``, once.
+
+        Raises ``ServiceError``: with code 3 when no service runs, ``LostError`` when the connection
+        broke or ``patience`` seconds passed, so that it is not known what was done.
+        """
+        way = self._way(time.monotonic() + self._patience)
+        if not isinstance(way, Link):
+            way.close()
+            raise ServiceError(ExitCode.UNREACHABLE, "no service is running", "dagent serve")
+        try:
+            way.put(encode_line({"op": op, **fields}))
+            answer = way.answer(patience)
+        except BaseException:
+            self.close()
+            raise
+        if (error := error_of(answer)) is not None:
+            raise error
+        return answer
+
+    def _hand_over(self, batch: Batch) -> None:
+        """Send everything, over as many connections as it takes."""
+        deadline = time.monotonic() + self._patience
+        while not batch.complete:
+            answered = len(batch.ids)
+            try:
+                way = self._way(deadline)
+                if isinstance(way, Link):
+                    batch.send_over(way)
+                else:
+                    with way:
+                        batch.put_into(way)
+            except LostError as error:
+                self.close()
+                batch.lost()
+                if len(batch.ids) > answered:
+                    deadline = time.monotonic() + self._patience
+                if time.monotonic() > deadline:
+                    batch.give_up(error)
+            except ServiceError as error:
+                batch.give_up(error)
+
+    def _way(self, deadline: float) -> "Link | DirectQueue":
+        """The service, waited for while it may be restarting, or else the queue, locked."""
+        if self._link is not None:
+            return self._link
+        path, url = self._location()
+        while True:
+            try:
+                self._link = Link(path, ANSWER_TIME)
+            except PermissionError:
+                text = f"{path}: you may not use the service's socket"
+                raise ServiceError(ExitCode.NOT_PERMITTED, text) from None
+            except OSError as error:
+                reason = error.strerror or str(error)
+            else:
+                return self._link
+            if url and (queue := self._open_queue(url)) is not None:
+                return queue
+            if time.monotonic() >= deadline:
+                raise ServiceError(
+                    ExitCode.TRY_LATER,
+                    f"{path}: the service cannot be reached: {reason}",
+                    "Is it running? Try: systemctl status deliveryagent",
+                )
+            time.sleep(_PAUSE)
+
+    def _location(self) -> tuple[str, str]:
+        """The socket, and the URL of the queue if it may be written directly."""
+        if self._socket is not None:
+            return self._socket, ""
+        from deliveryagent.config.location import locate
+        from deliveryagent.config.problems import ConfigError
+
+        try:
+            location = locate(self._config, self._overrides)
+        except ConfigError as error:
+            raise _bad_configuration(error) from None
+        return location.socket, location.queue_url
+
+    def _open_queue(self, url: str) -> "DirectQueue | None":
+        """The queue itself; None when a service has it, or this user may not write it."""
+        if not _seems_free(url):
+            return None
+        from deliveryagent.config import ConfigError, load
+        from deliveryagent.intake.direct import DirectQueue, LockHeld, StoreError, Terms
+
+        try:
+            config = load(self._config, self._overrides)
+            terms = Terms(
+                hostname=config.hostname,
+                limits=config.queue,
+                bulk_after=config.delivery.default_destination_recipient_limit,
+            )
+            return DirectQueue(url, terms=terms)
+        except LockHeld:
+            return None
+        except ConfigError as error:
+            raise _bad_configuration(error) from None
+        except StoreError as error:
+            raise ServiceError(ExitCode.TRY_LATER, str(error), error.hint) from None
+
+
+def _seems_free(url: str) -> bool:
+    """Whether it is worth the time to load everything that writing the queue takes."""
+    from deliveryagent.config.location import queue_file
+
+    file = queue_file(url)
+    if file is None:
+        return True
+    if os.path.exists(file) and not os.access(file, os.W_OK):
+        return False
+    try:
+        with open(f"{file}.lock", "rb") as lock:
+            holder = lock.read(20).strip()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return not (holder.isdigit() and os.path.exists(f"/proc/{int(holder)}"))
+
+
+def _bad_configuration(error: "ConfigError") -> ServiceError:
+    text = "; ".join(str(problem) for problem in error.problems)
+    return ServiceError(ExitCode.BAD_CONFIGURATION, text, "dagent config check")

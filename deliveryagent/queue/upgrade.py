@@ -1,0 +1,128 @@
+"""The schema of the queue: which one a store has, and the steps to the one this program knows.
+
+A new SQLite file gets the schema by itself; an older queue is changed only when somebody says so
+(``dagent db migrate``). Guarantees: all steps of one call are one transaction, so a kill in the middle changes
+nothing; a queue that a newer program has changed is refused with a clear word. Alembic is imported only when
+there is something to do.
+"""
+
+from typing import TYPE_CHECKING
+
+import msgspec
+from sqlalchemy import Connection, Engine, inspect, select, text
+
+from deliveryagent.queue import faults
+from deliveryagent.queue.engine import StoreError
+from queue_schema import HEAD
+from queue_schema.tables import meta
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+_IDENTITY = select(meta.c.value).where(meta.c.name == "identity")
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One migration: its revision and what it does, in a sentence."""
+
+    revision: str
+    text: str
+
+
+def head() -> str:
+    """The schema this program knows."""
+    return HEAD
+
+
+def current(engine: Engine) -> str:
+    """The schema the store has, empty when it has none yet."""
+    try:
+        with engine.connect() as connection:
+            return _current(connection)
+    except Exception as error:
+        raise _unusable(error) from error
+
+
+def plan(engine: Engine) -> list[Step]:
+    """The steps ``migrate`` would take, in order; raises ``StoreError`` for a newer schema."""
+    from alembic.script import ScriptDirectory
+
+    have = current(engine)
+    script = ScriptDirectory.from_config(_config(None))
+    known = [step.revision for step in script.walk_revisions()]
+    if have and have not in known:
+        raise _too_new(have)
+    steps = script.iterate_revisions("head", have or "base")
+    return [Step(s.revision, (s.doc or "").strip()) for s in reversed(list(steps))]
+
+
+def migrate(engine: Engine) -> list[Step]:
+    """Take all steps to the newest schema in one transaction; returns those taken."""
+    from alembic import command
+
+    steps = plan(engine)
+    if steps:
+        try:
+            with engine.begin() as connection:
+                command.upgrade(_config(connection), "head")
+        except Exception as error:
+            raise _unusable(error) from error
+    return steps
+
+
+def ensure(engine: Engine) -> bytes:
+    """See to it that the store has our schema; returns the queue's identity (16 octets).
+
+    An empty SQLite file gets the schema; anything else that is not up to date raises ``StoreError``.
+    """
+    have = current(engine)
+    if not have and engine.dialect.name == "sqlite":
+        migrate(engine)
+    elif not have:
+        raise StoreError(
+            "the database has no queue yet", "run dagent db migrate once to create its tables"
+        )
+    elif have != HEAD:
+        if have > HEAD:
+            raise _too_new(have)
+        raise StoreError(
+            f"the queue has schema {have}, this program needs {HEAD}", "run dagent db migrate"
+        )
+    return identity(engine)
+
+
+def identity(engine: Engine) -> bytes:
+    """The 16 octets by which files beside the queue know it."""
+    with engine.connect() as connection:
+        found = connection.scalar(_IDENTITY)
+    if found is None:
+        raise StoreError("the queue has lost its identity", "restore it from a backup")
+    return bytes(found)
+
+
+def _current(connection: Connection) -> str:
+    tables = inspect(connection).get_table_names()
+    if "alembic_version" not in tables:
+        return ""
+    return connection.scalar(text("SELECT version_num FROM alembic_version")) or ""
+
+
+def _config(connection: Connection | None) -> "Config":
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", "queue_schema:")
+    config.attributes["connection"] = connection
+    return config
+
+
+def _too_new(have: str) -> StoreError:
+    return StoreError(
+        f"the queue has schema {have}, this program knows schemas up to {HEAD}",
+        "a newer deliveryagent has used this queue: install that version again",
+    )
+
+
+def _unusable(error: Exception) -> Exception:
+    reason = faults.trouble(error)
+    return StoreError(reason, "see dagent status, and the state of the disk") if reason else error
