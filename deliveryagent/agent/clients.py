@@ -1,7 +1,7 @@
 """What a worker is as a client, for each route and transport: settings made ready for use.
 
-Guarantees: everything that can be computed once per worker is computed here, not per message; a setting that
-makes no sense raises ``ValueError`` when the worker starts. Never dials.
+Guarantees: everything that can be computed once per worker is computed here, not per message; a
+setting that makes no sense raises ``ValueError`` when the worker starts. Never dials.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from deliveryagent.agent.worker_settings import ClientSettings, WorkerSettings
 from deliveryagent.mail.nexthop import Endpoint, NextHop, parse_next_hops
 from deliveryagent.mail.security import TlsDemand
 from deliveryagent.policy import tls
-from deliveryagent.policy.targets import LoopSettings, OwnNames
+from deliveryagent.policy.targets import OwnNames
 
 _ALL_KEYWORDS = {"SILENT-DISCARD"}  # a word Postfix accepts there; it is no keyword
 
@@ -25,8 +25,8 @@ _ALL_KEYWORDS = {"SILENT-DISCARD"}  # a word Postfix accepts there; it is no key
 class Client:
     """How mail of one route is handed over in one protocol.
 
-    ``fallback`` are the relays for what cannot be delivered now. ``demand`` and ``demand_unix`` are how much
-    TLS is asked of hosts and of Unix sockets.
+    ``fallback`` are the relays for what cannot be delivered now. ``demand`` and ``demand_unix`` are
+    how much TLS is asked of hosts and of Unix sockets.
     """
 
     settings: ClientSettings
@@ -103,7 +103,9 @@ class Clients:
             transport=transport,
             profile=profile,
             own=own,
-            fallback=tuple(hop for text in settings.fallback_relay for hop in parse_next_hops(text)),
+            fallback=tuple(
+                hop for text in settings.fallback_relay for hop in parse_next_hops(text)
+            ),
             debug=DebugPeers(settings),
             demand=demand,
             demand_unix=tls.demand(settings, unix=True),

@@ -83,7 +83,7 @@ class Control:
                 }
                 for worker in workers
             ],
-            "sites": [manager.describe_site(site, now) for site in sites[:100]],
+            "sites": [manager.sites.describe(site, now) for site in sites[:100]],
         }
 
     async def active(self, _: dict[str, Any], __: str) -> dict[str, Any]:
@@ -98,9 +98,9 @@ class Control:
 
     async def destination(self, asked: dict[str, Any], _: str) -> dict[str, Any]:
         """The site of a destination and its window, as far as this agent knows them now."""
-        name = str(asked.get("name", "")).lower()
-        site = self._manager.site_of(name, self._clock())
-        return self._manager.describe_site(site, self._clock()) if site else {"name": ""}
+        name, now = str(asked.get("name", "")).lower(), self._clock()
+        site = self._manager.sites.of(name, now)
+        return self._manager.sites.describe(site, now) if site else {"name": ""}
 
     # -- changing ---
 
@@ -171,7 +171,7 @@ class Control:
     async def reset(self, asked: dict[str, Any], _: str) -> dict[str, Any]:
         """Forget that a destination's site failed: its window opens anew and its mail is tried now."""
         name, now = str(asked["name"]).lower(), self._clock()
-        site = self._manager.site_of(name, now)
+        site = self._manager.sites.of(name, now)
         if site is not None:
             site.window = concurrency.opened(self._manager.rules.concurrency, limit=site.limit)
             self._manager.sites.save(site, now)

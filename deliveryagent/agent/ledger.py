@@ -1,26 +1,28 @@
 """The account of one delivery: who is still undecided, what was answered to the others, and by whom.
 
-Guarantees: every recipient of the request is decided exactly once, and the result names each once. An outcome
-that leaves room for another host is only remembered; when no host is left it is judged again as the last one,
-so the reason people see is that of the last host. Judging itself is ``policy.classify``.
+Guarantees: every recipient of the request is decided exactly once, and the result names each once.
+An outcome that leaves room for another host is only remembered; when no host is left it is judged
+again as the last one, so the reason people see is that of the last host. Judging itself is
+``policy.classify``.
 """
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 from deliveryagent.mail.delivery import (
     DeliveryRequest,
     DeliveryResult,
+    Failure,
     HostTry,
     Outcome,
     Pressure,
     RecipientResult,
     RequestRecipient,
     Stage,
+    Trouble,
     Verdict,
 )
 from deliveryagent.mail.status import SmtpReply
-from deliveryagent.policy.classify import Judgement, RefusalSettings, classify, pressure_of
+from deliveryagent.policy.classify import Judgement, RefusalSettings, Scope, classify, pressure_of
 
 TEXT_KEPT = 2000  # characters of an answer that are reported
 _REASON_KEPT = 300
@@ -31,8 +33,9 @@ _FAULT = "a fault of this program: "
 class Source(NamedTuple):
     """Where outcomes come from: the settings that judge them, and the host.
 
-    ``host`` is the index of its try, -1 for none; ``label`` names it to people. ``relay``: it belongs to a
-    relay of our own. ``opportunistic``: TLS is used because it is offered, not because it is demanded.
+    ``host`` is the index of its try, -1 for none; ``label`` names it to people. ``relay``: it
+    belongs to a relay of our own. ``opportunistic``: TLS is used because it is offered, not because
+    it is demanded.
     """
 
     settings: RefusalSettings
@@ -43,21 +46,36 @@ class Source(NamedTuple):
 
 
 class Ledger:
-    """See the module's description. ``started`` is when the request was taken up."""
+    """See the module's description.
+
+    ``started`` is when the request was taken up. ``open`` are the undecided recipients by number.
+    ``tries`` are the hosts contacted so far.
+    """
 
     __slots__ = (
-        "_known", "_pressures", "_reasons", "_results", "request", "started", "tries", "undecided",
+        "_burden", "_known", "_pressures", "_reasons", "_results", "open", "request", "started", "tries",
     )  # fmt: skip
 
     def __init__(self, request: DeliveryRequest, started: float) -> None:
         self.request = request
         self.started = started
-        self.undecided: list[RequestRecipient] = list(request.recipients)
         self.tries: list[HostTry] = []
         self._results: dict[int, RecipientResult] = {}
         self._reasons: dict[int, tuple[Stage, Outcome, Source]] = {}
-        self._pressures: list[tuple[Pressure, str]] = []
+        self.open = {recipient.number: recipient for recipient in request.recipients}
+        self._pressures: list[Pressure] = []
+        self._burden: dict[Pressure, str] = {}
         self._known: tuple[Stage, Outcome, Source, Judgement] | None = None
+
+    @property
+    def undecided(self) -> list[RequestRecipient]:
+        """Whose fate is open, in the order of the request."""
+        return list(self.open.values())
+
+    @property
+    def over(self) -> bool:
+        """Whether everybody is decided."""
+        return not self.open
 
     @property
     def decided(self) -> bool:
@@ -67,12 +85,7 @@ class Ledger:
     def judge(self, stage: Stage, outcome: Outcome, source: Source) -> Judgement:
         """What an outcome means while other hosts may be left; its pressure is noted."""
         known = self._known
-        if (
-            known is not None
-            and known[1] is outcome
-            and known[0] is stage
-            and known[2] is source
-        ):
+        if known is not None and known[1] is outcome and known[0] is stage and known[2] is source:
             return known[3]
         judgement = classify(
             stage,
@@ -82,7 +95,9 @@ class Ledger:
             relay=source.relay,
             opportunistic=source.opportunistic,
         )
-        self._pressures.append((judgement.pressure, _reason(outcome, source)))
+        self._pressures.append(judgement.pressure)
+        if judgement.pressure in (Pressure.SLOW, Pressure.DOWN):
+            self._burden.setdefault(judgement.pressure, _reason(outcome, source))
         self._known = (stage, outcome, source, judgement)
         return judgement
 
@@ -101,33 +116,33 @@ class Ledger:
             self._reasons[recipient.number] = (stage, outcome, source)
         else:
             self._decide(recipient, stage, outcome, judgement, source.host, relayed=relayed)
-            self.undecided.remove(recipient)
+            del self.open[recipient.number]
         return judgement
 
     def apply_to_all(self, stage: Stage, outcome: Outcome, source: Source) -> Judgement:
         """Judge an outcome for everybody who is undecided."""
         judgement = self.judge(stage, outcome, source)
-        for recipient in self.undecided.copy():
+        for recipient in self.undecided:
             self.apply(recipient, stage, outcome, source)
         return judgement
 
     def settle_all(self, judgement: Judgement) -> None:
         """Decide for everybody who is undecided without any host."""
-        for recipient in self.undecided:
-            self._results[recipient.number] = RecipientResult(
-                recipient.number,
+        for number in self.open:
+            self._results[number] = RecipientResult(
+                number,
                 judgement.verdict,
                 Stage.ROUTE,
                 0,
                 judgement.enhanced,
                 judgement.text[:TEXT_KEPT],
             )
-        self.undecided.clear()
+        self.open.clear()
 
     def conclude(self) -> None:
         """No host is left: the last reason of each undecided recipient decides."""
         for recipient in self.undecided:
-            stage, outcome, source = self._reasons[recipient.number]
+            stage, outcome, source = self._reasons.get(recipient.number, _NOBODY)
             judgement = classify(
                 stage,
                 outcome,
@@ -137,7 +152,7 @@ class Ledger:
                 opportunistic=source.opportunistic,
             )
             self._decide(recipient, stage, outcome, judgement, source.host)
-        self.undecided.clear()
+        self.open.clear()
 
     def stop(self) -> None:
         """The work ends here: the undecided go back as if they had not been tried."""
@@ -149,10 +164,7 @@ class Ledger:
 
     def result(self, sequence: int = 0) -> DeliveryResult:
         """What is decided, as the manager and the journal are told."""
-        pressure, reason = Pressure.NONE, ""
-        if self._pressures:
-            pressure = pressure_of([p for p, _ in self._pressures])
-            reason = next((text for p, text in self._pressures if p is pressure), "")
+        pressure = pressure_of(self._pressures)
         results = self._results
         recipients = self.request.recipients
         return DeliveryResult(
@@ -161,7 +173,7 @@ class Ledger:
             tuple([results[r.number] for r in recipients if r.number in results]),
             tuple(self.tries),
             pressure,
-            reason if pressure in (Pressure.SLOW, Pressure.DOWN) else "",
+            self._burden.get(pressure, ""),
             self.started,
             sequence,
         )
@@ -205,6 +217,8 @@ def _reason(outcome: Outcome, source: Source) -> str:
     return outcome.text[:_REASON_KEPT]
 
 
-def numbers(recipients: Iterable[RequestRecipient]) -> set[int]:
-    """The numbers of some recipients."""
-    return {recipient.number for recipient in recipients}
+_NOBODY = (
+    Stage.ROUTE,
+    Failure(Trouble.LOCAL, "no host was asked"),
+    Source(RefusalSettings()),
+)

@@ -25,9 +25,9 @@ from deliveryagent.agent.crew import Crew, Worker
 from deliveryagent.agent.custody import LOOK_AGAIN, Custody
 from deliveryagent.agent.reporting import Reporting
 from deliveryagent.agent.rules import Rules
-from deliveryagent.agent.schedule import Batch, Destination, Schedule, Site
+from deliveryagent.agent.schedule import Batch, Destination, Schedule
 from deliveryagent.agent.sites import Sites
-from deliveryagent.log import EventLog
+from deliveryagent.log import Attempt, EventLog
 from deliveryagent.mail.delivery import (
     DeliveryRequest,
     DeliveryResult,
@@ -81,6 +81,7 @@ class Manager:
         self._wake = asyncio.Event()
         self._wheel = asyncio.Lock()
         self._unsettled = 0
+        self._records: list[Attempt] = []
         self._owing: set[int] = set()
         self.reporting = Reporting(
             database=database, composer=composer, log=log, clock=clock, nudge=self.nudge
@@ -118,10 +119,17 @@ class Manager:
                         await self.custody.give_back()
             self.progress += 1
             self._dispatch()
+            self._write_log()
             if self.idle:
                 self.idled.set()
             if not self._wake.is_set():
                 await self._sleep()
+
+    def _write_log(self) -> None:
+        """Log what was recorded since the last turn, in one write."""
+        records, self._records = self._records, []
+        if records:
+            self._log.write(records)
 
     async def _sleep(self) -> None:
         now = self._clock()
@@ -170,6 +178,7 @@ class Manager:
 
     async def leave(self) -> None:
         """Return everything in custody; the wheels must have stopped."""
+        self._write_log()
         for destination in list(self.schedule.destinations.values()):
             self.release(destination, 0.0)
         await self.custody.give_back()
@@ -305,7 +314,7 @@ class Manager:
             self.custody.check(batch.lane.destination)
             if worker is not None and result.sequence:
                 worker.say(frames.Settled(result.sequence))
-            self._log.write(
+            self._records.extend(
                 settlement.record(recipient, row, _uses(result, outcome))
                 for (recipient, outcome, row), done in zip(rows, applied, strict=True)
                 if done is True
@@ -348,30 +357,6 @@ class Manager:
         if expiry.owed:
             self.reporting.report(expiry.message_id)
 
-    # -- looking ---
-
-    def site_of(self, destination: str, now: float) -> Site | None:
-        """The site a destination's mail goes to, if it is known and remembered."""
-        routed = self.rules.router.route(f"postmaster@{destination}", destination)
-        return self.schedule.sites.get(self.sites.known(routed.next_hop, now))
-
-    def closed_site(self, destination: str, now: float) -> Site | None:
-        """The destination's site if it is closed now."""
-        site = self.site_of(destination, now)
-        return site if site is not None and self.schedule.closed_until(site, now) else None
-
-    def describe_site(self, site: Site, now: float) -> dict[str, object]:
-        """A site's live facts, for people."""
-        return {
-            "name": site.name,
-            "window": round(site.window.size, 2),
-            "busy": site.busy,
-            "waiting": site.waiting(),
-            "closed_until": self.schedule.closed_until(site, now) or None,
-            "reason": site.window.reason,
-            "next_hop": site.turns[0].next_hop if site.turns else "",
-        }
-
     # -- dead workers ---
 
     def worker_died(self, worker: Worker, path: Path) -> None:
@@ -385,13 +370,14 @@ class Manager:
             if result is not None:
                 self.answered(msgspec.structs.replace(result, serial=batch.serial, sequence=0))
             else:
-                self._try_again(batch, crashed=entry is not None, now=now)
+                self.try_again(batch, crashed=entry is not None, now=now)
         # Outcomes are recorded in the order they were handed in: once this is, the others are as well.
         self._database.submit(barrier, None).add_done_callback(
             lambda _: path.unlink(missing_ok=True)
         )
 
-    def _try_again(self, batch: Batch, *, crashed: bool, now: float) -> None:
+    def try_again(self, batch: Batch, *, crashed: bool, now: float) -> None:
+        """Nobody knows what became of a request: it waits again, as a suspect if its process died."""
         self.schedule.complete(batch.serial, Pressure.NONE, "", now)
         if not crashed:
             self.schedule.put_back(batch, {r.number for r in batch.recipients})

@@ -1,8 +1,9 @@
 """Large contents, fetched from the manager part by part while they are sent.
 
-Guarantees: at most ``AHEAD`` parts of a delivery are here at a time, however slowly the peer reads; a part
-that is missing, late or more than the message has ends the delivery as ``ContentBroken`` before its final dot.
-What several deliveries of a message ask for at the same moment is fetched once. Never touches the store.
+Guarantees: at most ``AHEAD`` parts of a delivery are here at a time, however slowly the peer reads;
+a part that is missing, late or more than the message has ends the delivery as ``ContentError``
+before its final dot. What several deliveries of a message ask for at the same moment is fetched
+once. Never touches the store.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from deliveryagent.agent.frames import Fetch, Part
 from deliveryagent.mail.delivery import DeliveryRequest, Failure, Trouble
 from deliveryagent.protocol.content import LINE_LENGTH_LIMIT, Stuffer
-from deliveryagent.wire.connection import ContentBroken
+from deliveryagent.wire.connection import ContentError
 
 AHEAD = 2
 PATIENCE = 120.0  # seconds the manager may take for a part
@@ -45,7 +46,7 @@ class Parts:
         return waiting
 
     async def stream(self, request: DeliveryRequest, *, line_limit: int) -> AsyncIterator[bytes]:
-        """The whole content in wire form, without the final dot; raises ``ContentBroken``."""
+        """The whole content in wire form, without the final dot; raises ``ContentError``."""
         folds = request.long_lines or 0 < line_limit < LINE_LENGTH_LIMIT
         stuffer = Stuffer(line_limit if folds else 0)
         ahead: deque[asyncio.Future[bytes | None]] = deque()
@@ -74,5 +75,5 @@ class Parts:
         return data
 
 
-def _broken(trouble: Trouble, text: str) -> ContentBroken:
-    return ContentBroken(Failure(trouble, text))
+def _broken(trouble: Trouble, text: str) -> ContentError:
+    return ContentError(Failure(trouble, text))

@@ -111,3 +111,27 @@ class Sites:
                 updated=now,
             ),
         )
+
+    # -- looking ---
+
+    def of(self, destination: str, now: float) -> Site | None:
+        """The site a destination's mail goes to, if it is known and remembered."""
+        routed = self._schedule.rules.router.route(f"postmaster@{destination}", destination)
+        return self._schedule.sites.get(self.known(routed.next_hop, now))
+
+    def closed_of(self, destination: str, now: float) -> Site | None:
+        """The destination's site if it is closed now."""
+        site = self.of(destination, now)
+        return site if site is not None and self._schedule.closed_until(site, now) else None
+
+    def describe(self, site: Site, now: float) -> dict[str, object]:
+        """A site's live facts, for people."""
+        return {
+            "name": site.name,
+            "window": round(site.window.size, 2),
+            "busy": site.busy,
+            "waiting": site.waiting(),
+            "closed_until": self._schedule.closed_until(site, now) or None,
+            "reason": site.window.reason,
+            "next_hop": site.turns[0].next_hop if site.turns else "",
+        }

@@ -1,8 +1,8 @@
 """Where a request may go: the hosts behind its next hops, made ready for dialling and for reuse.
 
-Joins ``resolver`` (which hosts there are) and ``policy.targets`` (which addresses to dial, in what order), and
-remembers what need not be computed for each message. Guarantees: a plan is never older than the answer of the
-name service it was made from. Never dials.
+Joins ``resolver`` (which hosts there are) and ``policy.targets`` (which addresses to dial, in what
+order), and remembers what need not be computed for each message. Guarantees: a plan is never older
+than the answer of the name service it was made from. Never dials.
 """
 
 import random
@@ -25,7 +25,8 @@ _NO_HOSTS = MailHosts(())
 class Plan:
     """The way to one next hop.
 
-    ``best`` is the preference of the best hosts. ``are_mx`` says that this host is itself among the hosts.
+    ``best`` is the preference of the best hosts. ``are_mx`` says that this host is itself among the
+    hosts.
     """
 
     __slots__ = ("_client", "_hop", "_hosts", "_keys", "_rng", "_turn", "are_mx", "best")
@@ -73,11 +74,12 @@ class Planner:
 
     async def plan(self, hop: NextHop, client: Client) -> Plan | Failure:
         """How to get to a next hop that has a host or a socket; the failure when there is no way."""
-        hosts: MailHosts | Failure = _NO_HOSTS
+        hosts = _NO_HOSTS
         if not hop.path:
-            hosts = await self._resolver.next_hop(hop, protocols=client.settings.inet_protocols)
-            if isinstance(hosts, Failure):
-                return hosts
+            found = await self._resolver.next_hop(hop, protocols=client.settings.inet_protocols)
+            if isinstance(found, Failure):
+                return found
+            hosts = found
         known = self._plans.get((hop, client))
         if known is not None and known[0] is hosts:
             return known[1]

@@ -80,7 +80,7 @@ class Upkeep:
             )
             if now < expires or (row.message_id, row.number) in self._manager.schedule.active:
                 continue
-            site = self._manager.closed_site(row.destination, now)
+            site = self._manager.sites.closed_of(row.destination, now)
             if site is not None and retry.expired(
                 now=now, expires=expires, last_attempt=None, closed_since=site.failed or None
             ):

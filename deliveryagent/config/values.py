@@ -118,7 +118,7 @@ def show(kind: Any, value: Any) -> str:
     return _quote(str(value)) if isinstance(value, str) else str(value)
 
 
-def _quantity(kind: Any, value: Any) -> str | float:
+def _quantity(kind: Any, value: Any) -> Any:
     if isinstance(value, str | int | float) and not isinstance(value, bool):
         return value
     raise ValueError(f"expected {expected(kind)}, not {_told(value)}")

@@ -70,6 +70,11 @@ class LocalSocket:
         self._per_user: Tally[int] = Tally()
         self._closing = False
 
+    @property
+    def connections(self) -> int:
+        """How many there are now."""
+        return len(self._sessions)
+
     async def start(self) -> None:
         """Begin to listen; raises ``OSError`` when the socket cannot be had."""
         if self._inherited is None:
@@ -138,7 +143,7 @@ class LocalSocket:
             return True
         limits = self._limits
         alone = self._per_user[peer.uid] < limits.connections_per_user
-        return alone and len(self._sessions) < limits.connections
+        return alone and self.connections < limits.connections
 
     def _report(self, error: BaseException) -> None:
         if isinstance(error, Exception):

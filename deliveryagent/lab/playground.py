@@ -38,8 +38,7 @@ delay_warning_time = "0"
 
 [delivery]
 workers = 1
-loopback_mx = true               # the lab's MX hosts are all on this machine
-inet_interfaces = ["127.0.0.1"]  # so that they are not taken for ourselves
+loopback_mx = true  # the lab's MX hosts are all on this machine
 
 [dns]
 nameservers = ["{nameserver}"]

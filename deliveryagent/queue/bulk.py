@@ -74,14 +74,18 @@ def insertion(target: Table, *names: str, ending: str = "ON CONFLICT DO NOTHING"
 
 
 class Bulk:
-    """A statement over the rows of ``item``; its parameters are rows in the order of the item's columns."""
+    """A statement over the rows of ``item``; its parameters are rows in the order of the item's columns.
+
+    The rows travel as ``VALUES`` lists to SQLite, as one array per column to PostgreSQL.
+    """
 
     def __init__(self, statement: ClauseElement, rows: TableClause, *, ending: str = "") -> None:
         self._statement = statement
         self._columns = list(rows.columns)
         self._ending = ending
-        self._frames: dict[str, tuple[str, str, str, str]] = {}
-        self._texts: dict[tuple[str, int], str] = {}
+        self._frames: dict[str, tuple[str, str]] = {}
+        self._texts: dict[int, str] = {}
+        self._most = min(_LARGEST_PORTION, _PARAMETER_LIMIT // len(self._columns))
 
     def run(self, connection: Connection, rows: Sequence[Row]) -> int:
         """Run it for all rows; returns the number of rows changed."""
@@ -93,24 +97,37 @@ class Bulk:
             yield from result.all()
 
     def _results(self, connection: Connection, rows: Sequence[Row]) -> Iterator[CursorResult[Any]]:
-        start, most = 0, min(_LARGEST_PORTION, _PARAMETER_LIMIT // len(self._columns))
+        if not rows:
+            return
+        if connection.dialect.name == "postgresql":
+            head, tail = self._frame(connection.dialect)
+            arrays = ", ".join(f"CAST(%b AS {kind}[])" for kind in self._kinds(connection.dialect))
+            names = ", ".join(f"column{place}" for place in range(1, len(self._columns) + 1))
+            text = f"{head}unnest({arrays}) AS item({names}){tail}"
+            yield connection.exec_driver_sql(text, tuple(map(list, zip(*rows, strict=True))))
+            return
+        start = 0
         while start < len(rows):
             # Powers of two, so that few different texts have to be prepared.
-            size = min(most, 1 << ((len(rows) - start).bit_length() - 1))
-            text = self._text(connection.dialect, size)
+            size = min(self._most, 1 << ((len(rows) - start).bit_length() - 1))
             values = tuple(chain.from_iterable(rows[start : start + size]))
-            yield connection.exec_driver_sql(text, values)
+            yield connection.exec_driver_sql(self._listed(connection.dialect, size), values)
             start += size
 
-    def _text(self, dialect: Dialect, size: int) -> str:
-        found = self._texts.get((dialect.name, size))
+    def _listed(self, dialect: Dialect, size: int) -> str:
+        found = self._texts.get(size)
         if found is None:
-            head, first, further, tail = self._frame(dialect)
-            values = ", ".join([first] + [further] * (size - 1))
-            found = self._texts[dialect.name, size] = f"{head}{values}{tail}"
+            head, tail = self._frame(dialect)
+            marks = f"({', '.join('?' * len(self._columns))})"
+            values = ", ".join([marks] * size)
+            found = self._texts[size] = f"{head}(VALUES {values}) AS item{tail}"
         return found
 
-    def _frame(self, dialect: Dialect) -> tuple[str, str, str, str]:
+    def _kinds(self, dialect: Dialect) -> list[str]:
+        return [part.type.compile(dialect) for part in self._columns]
+
+    def _frame(self, dialect: Dialect) -> tuple[str, str]:
+        """What stands before and behind the rows; neither kind of database lets us name their columns alike."""
         found = self._frames.get(dialect.name)
         if found is None:
             text = str(
@@ -120,14 +137,9 @@ class Bulk:
                 name = rf'\bitem\.(?:"{part.name}"|{part.name}\b)'
                 text = re.sub(name, f"item.column{place}", text)
             head, tail = re.split(r"\bFROM item\b", text, maxsplit=1)
-            mark = "%s" if dialect.paramstyle == "format" else "?"
-            # PostgreSQL takes the types of a VALUES list from its first row.
-            typed = [f"CAST({mark} AS {part.type.compile(dialect)})" for part in self._columns]
             found = self._frames[dialect.name] = (
-                f"{head}FROM (VALUES ",
-                f"({', '.join(typed)})",
-                f"({', '.join([mark] * len(typed))})",
-                f") AS item{tail} {self._ending}".rstrip(),
+                f"{head}FROM ",
+                f"{tail} {self._ending}".rstrip(),
             )
         return found
 

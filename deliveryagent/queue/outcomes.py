@@ -1,11 +1,37 @@
-"""Outcomes."""
+"""Outcomes: what became of recipients, with the history of how.
 
-from collections.abc import Sequence
+An attempt moves its recipient on, and writes its row of history, in one transaction; content is dropped with
+the last recipient, or the last owed report, that needs it. ``attempts`` is the fence: an outcome counts only
+for the attempt that is next, so recording it twice, or recording what an earlier run already recorded,
+changes nothing.
+
+Guarantees: a final state never changes; nothing stays without a due time or a person to look after it; a
+debt to the sender is recorded with the outcome it comes from. Never decides what is owed: that is
+``policy.notices``.
+"""
+
+from collections.abc import Iterable, Sequence
 
 import msgspec
-from sqlalchemy import Connection
+from sqlalchemy import (
+    Connection,
+    Text,
+    and_,
+    bindparam,
+    case,
+    delete,
+    literal,
+    null,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 
+from deliveryagent.mail.envelope import FINAL_STATUSES
+from deliveryagent.queue.bulk import Bulk, Listing, Prepared, insertion, item, rows_of
 from deliveryagent.queue.operation import operation
+from queue_schema.tables import attempt, content, destination, message, recipient
 
 
 class Settlement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -44,19 +70,20 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Expiry(msgspec.Struct, frozen=True, kw_only=True):
-    """A recipient whose time is over while it waits. The last answer stays as it is; when there was none,
-    ``stage``, ``enhanced`` and ``text`` say why."""
+    """A recipient whose time is over while it waits.
+
+    The last answer stays as it is; when there was none, ``enhanced`` and ``text`` say why.
+    """
 
     message_id: int
     number: int
     now: float
     owed: str
-    stage: str = "route"
     enhanced: str = "4.4.7"
     text: str = ""
 
 
-class Warning_(msgspec.Struct, frozen=True):
+class Warning_(msgspec.Struct, frozen=True):  # noqa: N801 - Warning is Python's
     """A delay report becomes due for a waiting recipient."""
 
     message_id: int
@@ -75,7 +102,7 @@ class Aged(msgspec.Struct, frozen=True):
     unwarned: bool = False
 
 
-class AgedRecipient(msgspec.Struct, frozen=True, gc=False):
+class AgedRecipient(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A live recipient with what expiry and warning depend on."""
 
     message_id: int
@@ -95,35 +122,273 @@ class HoldOrder(msgspec.Struct, frozen=True, kw_only=True):
     now: float
     text: str
     number: int | None = None
-    stage: str = "route"
     enhanced: str = "4.3.0"
+
+
+_FINAL = frozenset(status.value for status in FINAL_STATUSES)
+
+_row = item(
+    recipient.c.message_id,
+    recipient.c.number,
+    attempt.c.attempt,
+    recipient.c.status,
+    ("moment", recipient.c.due.type),
+    recipient.c.updated,
+    recipient.c.owed,
+)
+_next_attempt = and_(
+    recipient.c.message_id == _row.c.message_id,
+    recipient.c.number == _row.c.number,
+    recipient.c.attempts == _row.c.attempt - 1,
+    recipient.c.finished.is_(None),
+)
+_finish = Bulk(
+    update(recipient)
+    .values(
+        status=_row.c.status,
+        due=null(),
+        attempts=_row.c.attempt,
+        updated=_row.c.updated,
+        finished=_row.c.updated,
+        owed=_row.c.owed,
+    )
+    .where(_next_attempt),
+    _row,
+)
+_keep = Bulk(
+    update(recipient)
+    .values(
+        status=_row.c.status,
+        due=_row.c.moment,
+        attempts=_row.c.attempt,
+        updated=_row.c.updated,
+        # A delay report that is owed already stays owed.
+        owed=case((_row.c.owed == "", recipient.c.owed), else_=_row.c.owed),
+    )
+    .where(_next_attempt),
+    _row,
+)
+_ROW = ("message_id", "number", "attempt", "status", "due", "updated", "owed")
+_HISTORY = tuple(column.name for column in attempt.columns)
+_remember = insertion(attempt, *_HISTORY)
+
+_done = item(content.c.message_id)
+_needing = select(literal(1)).where(recipient.c.message_id == content.c.message_id)
+_drop_content = Bulk(
+    delete(content).where(
+        content.c.message_id.in_(select(_done.c.message_id)),
+        ~_needing.where(recipient.c.finished.is_(None)).exists(),
+        ~_needing.where(recipient.c.owed != "").exists(),
+    ),
+    _done,
+)
+
+_work = item(destination.c.name, ("due", destination.c.ready.type))
+_advance = Bulk(
+    update(destination)
+    .values(ready=_work.c.due)
+    .where(
+        destination.c.name == _work.c.name,
+        destination.c.owner.is_(None),
+        or_(destination.c.ready.is_(None), destination.c.ready > _work.c.due),
+    ),
+    _work,
+)
+
+_recorded = select(recipient.c.attempts, recipient.c.status, recipient.c.updated).where(
+    recipient.c.message_id == bindparam("message_id"), recipient.c.number == bindparam("number")
+)
 
 
 @operation(must=True)
 def settle(connection: Connection, items: Sequence[Settlement]) -> list[bool]:
-    raise NotImplementedError
+    """Record outcomes; False for one that does not count because its recipient has moved on otherwise."""
+    finals = [one for one in items if one.status in _FINAL]
+    lasting = [one for one in items if one.status not in _FINAL] if len(finals) < len(items) else []
+    changed = 0
+    if finals:
+        changed += _finish.run(connection, rows_of(_ROW, finals))
+    if lasting:
+        changed += _keep.run(connection, rows_of(_ROW, lasting))
+    applied = [True] * len(items)
+    counted: Sequence[Settlement] = items
+    if changed != len(items):
+        applied = [_is_recorded(connection, one) for one in items]
+        counted = [one for one, done in zip(items, applied, strict=True) if done]
+    _remember.run(connection, rows_of(_HISTORY, counted))
+    if finals:
+        drop_content(connection, {one.message_id for one in finals})
+    if lasting:
+        _return_to_line(connection, lasting)
+    return applied
+
+
+def _is_recorded(connection: Connection, one: Settlement) -> bool:
+    """Whether the recipient's state is the one this settlement made, now or an earlier time."""
+    row = connection.execute(
+        _recorded, {"message_id": one.message_id, "number": one.number}
+    ).one_or_none()
+    return row is not None and tuple(row) == (one.attempt, one.status, one.updated)
+
+
+def _return_to_line(connection: Connection, items: Iterable[Settlement]) -> None:
+    """Where nobody owns the destination any more, it must be ready in time."""
+    earliest: dict[str, float] = {}
+    for one in items:
+        if one.due is not None and one.due < earliest.get(one.destination, float("inf")):
+            earliest[one.destination] = one.due
+    if earliest:
+        _advance.run(connection, sorted(earliest.items()))
+
+
+def drop_content(connection: Connection, message_ids: Iterable[int]) -> None:
+    """Drop the contents of those messages that neither a recipient nor an owed report needs."""
+    _drop_content.run(connection, [(one,) for one in sorted(message_ids)])
+
+
+# -- without an attempt ---
+
+_expiry = item(
+    recipient.c.message_id,
+    recipient.c.number,
+    recipient.c.updated,
+    recipient.c.owed,
+    recipient.c.enhanced,
+    recipient.c.note,
+)
+_expire = Bulk(
+    update(recipient)
+    .values(
+        status="expired",
+        due=null(),
+        updated=_expiry.c.updated,
+        finished=_expiry.c.updated,
+        owed=_expiry.c.owed,
+        enhanced=case((recipient.c.attempts == 0, _expiry.c.enhanced), else_=""),
+        note=case((recipient.c.attempts == 0, _expiry.c.note), else_=""),
+    )
+    .where(
+        recipient.c.message_id == _expiry.c.message_id,
+        recipient.c.number == _expiry.c.number,
+        recipient.c.due.is_not(None),
+    ),
+    _expiry,
+)
+_debt = item(recipient.c.message_id, recipient.c.number)
+_warn = Bulk(
+    update(recipient)
+    .values(owed="delay")
+    .where(
+        recipient.c.message_id == _debt.c.message_id,
+        recipient.c.number == _debt.c.number,
+        recipient.c.due.is_not(None),
+        recipient.c.warned.is_(None),
+        recipient.c.owed == "",
+    ),
+    _debt,
+)
 
 
 @operation()
 def expire(connection: Connection, items: Sequence[Expiry]) -> list[bool]:
-    raise NotImplementedError
+    """End recipients that wait for longer than they may; False for one that does not wait any more."""
+    fields = ("message_id", "number", "now", "owed", "enhanced", "text")
+    rows = rows_of(fields, items)
+    applied = [_expire.run(connection, [row]) == 1 for row in rows]
+    drop_content(connection, {one.message_id for one in items})
+    return applied
 
 
 @operation()
 def warn(connection: Connection, items: Sequence[Warning_]) -> list[bool]:
-    raise NotImplementedError
+    """Delay reports become due; False for a recipient that does not wait any more or had its warning."""
+    return [_warn.run(connection, [(one.message_id, one.number)]) == 1 for one in items]
+
+
+_live = (
+    select(
+        *(recipient.c[name] for name in ("message_id", "number", "status", "destination")),
+        *(recipient.c[name] for name in ("notify", "attempts")),
+        message.c.sender,
+        recipient.c.address,
+    )
+    .join(message, message.c.id == recipient.c.message_id)
+    .where(
+        recipient.c.finished.is_(None),
+        recipient.c.message_id < bindparam("before"),
+        tuple_(recipient.c.message_id, recipient.c.number)
+        > tuple_(
+            bindparam("message_id", type_=recipient.c.message_id.type),
+            bindparam("number", type_=recipient.c.number.type),
+        ),
+    )
+    .order_by(recipient.c.message_id, recipient.c.number)
+    .limit(bindparam("limit"))
+)
+_aged = Listing(_live, AgedRecipient)
+_unwarned = Listing(
+    _live.where(recipient.c.warned.is_(None), recipient.c.owed == "", message.c.sender != ""),
+    AgedRecipient,
+)
 
 
 @operation(writes=False)
 def aged(connection: Connection, items: Sequence[Aged]) -> list[list[AgedRecipient]]:
-    raise NotImplementedError
+    """Live recipients of old messages, in the order of arrival."""
+    return [
+        (_unwarned if one.unwarned else _aged).run(
+            connection,
+            before=one.before,
+            message_id=one.after[0],
+            number=one.after[1],
+            limit=one.limit,
+        )
+        for one in items
+    ]
+
+
+_accuse = Prepared(
+    update(message).values(crashes=message.c.crashes + 1).where(message.c.id == bindparam("id_"))
+)
+_crashes = Prepared(select(message.c.crashes).where(message.c.id == bindparam("id_")))
+_hold = (
+    update(recipient)
+    .values(
+        status="held",
+        due=null(),
+        updated=bindparam("now"),
+        enhanced=bindparam("code", type_=Text()),
+        note=bindparam("reason", type_=Text()),
+    )
+    .where(recipient.c.message_id == bindparam("id_"), recipient.c.finished.is_(None))
+)
+_hold_all = Prepared(_hold)
+_hold_one = Prepared(_hold.where(recipient.c.number == bindparam("place")))
 
 
 @operation(must=True)
 def crashed(connection: Connection, items: Sequence[int]) -> list[int]:
-    raise NotImplementedError
+    """A process died while it worked on these messages; returns how often that happened to each."""
+    counts = []
+    for queue_id in items:
+        _accuse.run(connection, id_=queue_id)
+        counts.append(_crashes.run(connection, id_=queue_id).scalar() or 0)
+    return counts
 
 
 @operation(must=True)
 def hold(connection: Connection, items: Sequence[HoldOrder]) -> list[int]:
-    raise NotImplementedError
+    """Put live recipients aside for a person; returns how many per order."""
+    counts = []
+    for one in items:
+        values = {
+            "id_": one.message_id,
+            "now": one.now,
+            "code": one.enhanced,
+            "reason": one.text,
+        }
+        if one.number is None:
+            counts.append(_hold_all.run(connection, **values).rowcount)
+        else:
+            counts.append(_hold_one.run(connection, **values, place=one.number).rowcount)
+    return counts

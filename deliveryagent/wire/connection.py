@@ -73,7 +73,7 @@ class Connection(ReplyStream):
             while True:
                 match step:
                     case Flight():
-                        outcomes = await self._fly(step)
+                        outcomes = self._speak(step.data) or await self.replies(step.stages)
                     case Content() if isinstance(content, bytes) and len(content) <= HELD_LIMIT:
                         outcomes = self._hold(content)
                     case Content():
@@ -81,7 +81,10 @@ class Connection(ReplyStream):
                     case Dot():
                         if on_dot is not None and not step.lone:
                             on_dot()
-                        outcomes = await self._end(step)
+                        self._end()
+                        outcomes = await self.replies(
+                            (Stage.DOT,) * step.replies, final=True
+                        )
                     case _:
                         assert_never(step)
                 step = talk.send(outcomes)
@@ -155,15 +158,14 @@ class Connection(ReplyStream):
         failure = self._trouble = Failure(trouble, text)
         return self.fail(failure)
 
-    async def _fly(self, step: Flight) -> Outcomes:
-        if step.data:
+    def _speak(self, commands: bytes) -> Outcomes:
+        """Write commands, unless they could not be answered any more."""
+        if commands:
             if self._trouble is not None or self._inbox or not self._parser.idle:
                 return self._last_words()
-            self.transcript.sent(step.data)
-            cast("asyncio.WriteTransport", self.transport).write(step.data)
-        if not step.stages:
-            return ()
-        return await self.replies(step.stages)
+            self.transcript.sent(commands)
+            cast("asyncio.WriteTransport", self.transport).write(commands)
+        return ()
 
     def _hold(self, content: bytes) -> Outcomes:
         """Keep small content for one write together with its dot."""
@@ -196,12 +198,9 @@ class Connection(ReplyStream):
             await self.wait((), self._limits[Stage.CONTENT])
         return self._cut_off() if self.closed_by_peer() else ()
 
-    async def _end(self, step: Dot) -> Outcomes:
+    def _end(self) -> None:
         data, self._held = self._held + b".\r\n", b""
         cast("asyncio.WriteTransport", self.transport).write(data)
-        if not step.replies:
-            return ()
-        return await self.replies((Stage.DOT,) * step.replies, final=True)
 
     def _last_words(self) -> Outcomes:
         """What to make of a connection on which no command can be sent any more.

@@ -69,7 +69,7 @@ class ReplyStream(SMTPProtocol):
         self._parser = ReplyParser()
         self._inbox: deque[SmtpReply] = deque()
         self._trouble: Failure | None = None
-        self._wish: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[None] | None = None
         self._stages: tuple[Stage, ...] = ()
         self._writable = True
         self._deadline = 0.0
@@ -116,14 +116,14 @@ class ReplyStream(SMTPProtocol):
             inbox.extend(error.replies)
             self.fail(Failure(Trouble.PROTOCOL, f"{self.label} sent {error}"))
             return
-        wish = self._wish
+        waiter = self._waiter
         arrived = len(inbox)
-        if arrived > (len(self._stages) if wish is not None else 0) + UNASKED_LIMIT:
+        if arrived > len(self._stages) + UNASKED_LIMIT:
             self.fail(Failure(Trouble.PROTOCOL, f"{self.label} sent replies nobody asked for"))
-        elif wish is None or arrived == known or wish.done():
+        elif waiter is None or waiter.done() or arrived == known:
             return
         elif arrived >= len(self._stages) or any(reply.code == 421 for reply in inbox):
-            wish.set_result(None)
+            waiter.set_result(None)
         else:
             self._arm(self._limits[self._stages[arrived]])
 
@@ -146,8 +146,8 @@ class ReplyStream(SMTPProtocol):
         """The peer has caught up."""
         super().resume_writing()
         self._writable = True
-        if self._wish is not None and not self._stages and not self._wish.done():
-            self._wish.set_result(None)
+        if self._waiter is not None and not self._stages and not self._waiter.done():
+            self._waiter.set_result(None)
 
     # aiosmtplib calls these
 
@@ -185,13 +185,14 @@ class ReplyStream(SMTPProtocol):
         ``final``: these end a message, so what follows them takes nothing from their worth.
         """
         inbox = self._inbox
-        if len(inbox) < len(stages) and self._trouble is None:
+        count = len(stages)
+        if len(inbox) < count and self._trouble is None:
             await self.wait(stages, self._limits[stages[len(inbox)]])
-        if len(inbox) == len(stages):
+        if len(inbox) == count:
             outcomes = tuple(inbox)
             inbox.clear()
             return outcomes
-        if len(inbox) > len(stages):
+        if len(inbox) > count:
             outcomes = tuple([inbox.popleft() for _ in stages])
             if final or inbox[0].code == 421:
                 return outcomes
@@ -203,15 +204,12 @@ class ReplyStream(SMTPProtocol):
             self._give_up(Failure(Trouble.LOST, f"{self.label} said it would close the connection"))
         return (*outcomes, cast("Failure", self._trouble))
 
-    async def wait(self, stages: tuple[Stage, ...], limit: float) -> None:
-        """Sleep until there are replies for all stages (none: until writing may go on), or trouble."""
+    def wait(self, stages: tuple[Stage, ...], limit: float) -> asyncio.Future[None]:
+        """What becomes done with replies for all stages (none: when writing may go on), or in trouble."""
         self._stages = stages
         self._arm(limit)
-        self._wish = wish = self._clock.create_future()
-        try:
-            await wish
-        finally:
-            self._wish = None
+        self._waiter = waiter = self._clock.create_future()
+        return waiter
 
     def fail(self, failure: Failure) -> Failure:
         """The peer cannot be talked to any longer: drop the connection; returns the first trouble there was."""
@@ -226,8 +224,8 @@ class ReplyStream(SMTPProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._wish is not None and not self._wish.done():
-            self._wish.set_result(None)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
         return self._trouble
 
     def _lose(self, cause: Exception | None) -> None:
@@ -240,7 +238,7 @@ class ReplyStream(SMTPProtocol):
             self._give_up(Failure(Trouble.LOST, text))
 
     def _doing(self) -> str:
-        if self._wish is None:
+        if self._waiter is None or self._waiter.done():
             return "nothing was being said"
         return _DOING[self._stage()]
 
@@ -265,7 +263,7 @@ class ReplyStream(SMTPProtocol):
 
     def _ring(self) -> None:
         self._timer = None
-        if self._wish is None or self._wish.done():
+        if self._waiter is None or self._waiter.done():
             return
         left = self._deadline - self._clock.time()
         if left <= CLOCK_GRAIN:

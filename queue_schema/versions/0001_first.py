@@ -16,6 +16,15 @@ depends_on = None
 _ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 _EMPTY = sa.text("''")
 _ZERO = sa.text("0")
+_STATE = """CASE status
+WHEN 'queued' THEN due IS NOT NULL AND finished IS NULL
+WHEN 'delivered' THEN due IS NULL AND finished IS NOT NULL
+WHEN 'deferred' THEN due IS NOT NULL AND finished IS NULL
+WHEN 'held' THEN due IS NULL AND finished IS NULL
+WHEN 'bounced' THEN due IS NULL AND finished IS NOT NULL
+WHEN 'expired' THEN due IS NULL AND finished IS NOT NULL
+WHEN 'deleted' THEN due IS NULL AND finished IS NOT NULL
+ELSE false END"""
 
 
 def upgrade() -> None:
@@ -90,19 +99,9 @@ def _recipients() -> None:
         sa.Column("owed", sa.String(length=7), server_default=_EMPTY, nullable=False),
         sa.Column("reported", _ID, nullable=True),
         sa.Column("warned", _ID, nullable=True),
+        sa.CheckConstraint(_STATE, name=op.f("ck_recipient_state")),
         sa.CheckConstraint(
-            "(due IS NOT NULL) = (status IN ('queued', 'deferred'))", name=op.f("ck_recipient_due")
-        ),
-        sa.CheckConstraint(
-            "(finished IS NULL) = (status IN ('queued', 'deferred', 'held'))",
-            name=op.f("ck_recipient_finished"),
-        ),
-        sa.CheckConstraint(
-            "owed IN ('', 'failure', 'delay', 'success')", name=op.f("ck_recipient_owed")
-        ),
-        sa.CheckConstraint(
-            "status IN ('queued', 'deferred', 'held', 'delivered', 'bounced', 'expired', 'deleted')",
-            name=op.f("ck_recipient_status"),
+            "owed = '' OR owed IN ('failure', 'delay', 'success')", name=op.f("ck_recipient_owed")
         ),
         sa.ForeignKeyConstraint(["message_id"], ["message.id"], name=op.f("fk_recipient_message")),
         sa.PrimaryKeyConstraint("message_id", "number", name=op.f("pk_recipient")),

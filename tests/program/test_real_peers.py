@@ -159,7 +159,7 @@ def test_a_real_postfix_takes_refuses_and_keeps_mail_octet_by_octet(
     (tmp_path / "run").mkdir()
     with Background(lambda: NameServer(zone)) as dns:
         configuration = CONFIGURATION.format(directory=tmp_path).replace(
-            "workers = 1", 'workers = 1\nloopback_mx = true\ninet_interfaces = ["127.0.0.9"]'
+            "workers = 1", 'workers = 1\nloopback_mx = true'
         )
         configuration += f'port = {postfix.port}\n[dns]\nnameservers = ["{dns.address}"]\n'
         with WholeAgent(tmp_path, configuration) as agent:

@@ -1,0 +1,167 @@
+"""One delivery request: its next hops in order, at each the hosts in order, at each a conversation.
+
+An idle session to one of the best hosts is used first; otherwise addresses are dialled one after
+the other, within the limits of addresses and sessions. Recipients that a host refuses for now go to
+the next one; who is left when no host is left is deferred with the last reason. Fallback relays
+come after the request's own next hops, unless this host is itself an MX host of the domain.
+
+Guarantees: every recipient is answered for exactly once; once a final dot went out without an
+answer, no other host gets the message. What outcomes mean is ``policy.classify``; what happens at
+one address is ``visit``.
+"""
+
+import asyncio
+from collections import deque
+from functools import lru_cache
+from typing import cast
+
+from deliveryagent.agent.session import Session
+from deliveryagent.agent.targets import Plan
+from deliveryagent.agent.visit import Errand, Leg, Means, Visit
+from deliveryagent.mail.delivery import DeliveryRequest, DeliveryResult, Failure, Stage, Trouble
+from deliveryagent.mail.nexthop import NextHop, NextHopError, parse_next_hops
+from deliveryagent.policy.classify import judge_route
+
+
+class Delivery:
+    """See the module's description; ``slot`` is the request's place in the journal."""
+
+    __slots__ = ("_errand", "_is_mx")
+
+    def __init__(self, request: DeliveryRequest, slot: int, means: Means) -> None:
+        self._errand = Errand(request, slot, means)
+        self._is_mx = False  # this host is an MX host of the domain
+
+    @property
+    def slot(self) -> int:
+        """Its place in the journal."""
+        return self._errand.slot
+
+    @property
+    def past_dot(self) -> bool:
+        """Whether the answer to a final dot is awaited; such a delivery is not to be cancelled."""
+        return self._errand.past_dot
+
+    @property
+    def untried(self) -> bool:
+        """Whether the request goes back as if it had never come."""
+        return self._errand.ledger.untried
+
+    def stop(self) -> None:
+        """Begin nothing any more; whoever is undecided goes back untried."""
+        self._errand.stopped = True
+
+    def result(self, sequence: int) -> DeliveryResult:
+        """What became of the recipients."""
+        return self._errand.ledger.result(sequence)
+
+    async def run(self) -> None:
+        """Do all there is to do; afterwards :meth:`result` is complete.
+
+        May be cancelled after :meth:`stop` was called, unless ``past_dot``. A fault of this program
+        defers whoever is undecided, and is raised.
+        """
+        errand = self._errand
+        try:
+            await self._travel()
+        except asyncio.CancelledError:
+            if not errand.stopped:
+                raise
+            cast("asyncio.Task[None]", asyncio.current_task()).uncancel()
+        except Exception as error:
+            errand.ledger.give_up(error)
+            raise
+        if errand.stopped:
+            errand.ledger.stop()
+        else:
+            errand.ledger.conclude()
+
+    async def _travel(self) -> None:
+        """Next hop after next hop, until nobody is left."""
+        errand, request = self._errand, self._errand.request
+        clients = errand.means.clients
+        trouble, hops = _next_hops(request)
+        if trouble is not None:
+            leg = Leg(NextHop("smtp"), clients.of(request.route, "smtp"), relay=True)
+            errand.ledger.apply_to_all(Stage.ROUTE, trouble, leg.source())
+            return
+        ahead = deque(hops)
+        fallback: deque[NextHop] = deque()
+        if not (hops[0].path or hops[0].final):
+            fallback.extend(clients.of(request.route, hops[0].transport).fallback)
+        while not (errand.ledger.over or errand.stopped):
+            if ahead:
+                hop = ahead.popleft()
+                relay = hop.host != request.domain
+            elif fallback and not self._is_mx:
+                hop, relay = fallback.popleft(), True
+            else:
+                return
+            if hop.final:
+                errand.ledger.settle_all(judge_route(hop))
+                return
+            leg = Leg(hop, clients.of(request.route, hop.transport), relay)
+            ahead.extendleft(reversed(await self._try(leg)))
+
+    async def _try(self, leg: Leg) -> tuple[NextHop, ...]:
+        """Work on one next hop; returns those to try in its place."""
+        errand = self._errand
+        plan = await errand.means.planner.plan(leg.hop, leg.client)
+        if isinstance(plan, Plan):
+            self._is_mx = self._is_mx or plan.are_mx
+            await self._visit_all(leg, plan)
+            return ()
+        if plan.trouble is Trouble.LOOP and not self._is_mx:
+            instead = errand.means.clients.best_mx_transport
+            self._is_mx = True
+            if instead:
+                return instead
+        self._is_mx = self._is_mx or plan.trouble is Trouble.PRIMARY_UNREACHABLE
+        errand.ledger.apply_to_all(Stage.RESOLVE, plan, leg.source())
+        return ()
+
+    async def _visit_all(self, leg: Leg, plan: Plan) -> None:
+        """The hosts of a next hop: an idle session first, then the addresses in their order."""
+        errand, connections = self._errand, self._errand.means.connections
+        way = (leg.hop, leg.client.profile.policy)
+        limit = leg.client.settings.mx_session_limit
+        used = None
+        sessions, better_are_dead = 0, True
+        idle = cast("Session | None", connections.take(plan.keys(), way))
+        if idle is not None:
+            used, sessions, better_are_dead = idle.endpoint, 1, False
+            visit = Visit(errand, leg, used, best=plan.best)
+            await visit.run(idle)
+            if errand.ledger.over or visit.final:
+                return
+        for endpoint in plan.endpoints():
+            if errand.ledger.over or errand.stopped or (limit and sessions >= limit):
+                return
+            if used is not None and (endpoint.ip, endpoint.path) == (used.ip, used.path):
+                continue
+            visit = Visit(errand, leg, endpoint, best=plan.best)
+            await visit.run(None)
+            if visit.got_in:
+                sessions += 1
+                if better_are_dead and endpoint.preference > plan.best and visit.kept is not None:
+                    seconds = leg.client.settings.connection_reuse_time_limit
+                    connections.note_detour(way, visit.kept, seconds)
+                better_are_dead = False
+            if visit.final:
+                return
+
+
+def _next_hops(request: DeliveryRequest) -> tuple[Failure | None, tuple[NextHop, ...]]:
+    """Where the request is to go, or why it cannot go anywhere."""
+    if request.content is not None and len(request.content) != request.size:
+        text = "the stored content has not the size it should have"
+        return Failure(Trouble.CORRUPT, text), ()
+    try:
+        return None, _parsed(request.next_hop)
+    except NextHopError as error:
+        return Failure(Trouble.LOCAL, str(error)), ()
+
+
+@lru_cache(maxsize=10_000)
+def _parsed(text: str) -> tuple[NextHop, ...]:
+    return parse_next_hops(text)
