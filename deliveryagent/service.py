@@ -30,9 +30,10 @@ from deliveryagent.agent.upkeep import LEASE, Upkeep
 from deliveryagent.agent.worker_settings import WorkerSettings
 from deliveryagent.config import Config, ConfigError
 from deliveryagent.config.location import SOCKET_NAME, queue_file
-from deliveryagent.intake.admission import Admission
+from deliveryagent.intake.admission import Admission, Peer
 from deliveryagent.intake.local_socket import LocalSocket
 from deliveryagent.intake.queue_door import QueueDoor
+from deliveryagent.intake.session import OpenOrder
 from deliveryagent.intake.submit import Terms
 from deliveryagent.log import EventLog
 from deliveryagent.mail.envelope import format_queue_id, new_queue_id
@@ -40,7 +41,7 @@ from deliveryagent.policy.routing import Router
 from deliveryagent.queue import leases, reports, sites, submissions
 from deliveryagent.queue.engine import open_writer
 from deliveryagent.queue.ids import QueueIds
-from deliveryagent.queue.lock import QueueLock
+from deliveryagent.queue.lock import LockHeld, QueueLock
 from deliveryagent.queue.submissions import CONTENT_PART, Submission
 from deliveryagent.queue.thread import Database
 from deliveryagent.queue.upgrade import ensure
@@ -50,6 +51,7 @@ try:  # a dependency on Linux, where it doubles what a worker can carry
 except ImportError:
     from asyncio import new_event_loop  # type: ignore[assignment] # called the same way
 
+_LOCK_TIME = 3.0  # seconds to wait for a queue that another process writes to
 _RECORD_TIME = 30.0  # seconds the last outcomes may take to be recorded when the service ends
 
 
@@ -90,7 +92,7 @@ class Service:
             )
             crew.start()
             for queue_id in owing:
-                manager.reporting.report(queue_id)
+                manager.recorder.reporting.report(queue_id)
             upkeep = Upkeep(
                 database=database,
                 manager=manager,
@@ -126,7 +128,7 @@ class Service:
         url = self.config.queue.url
         file = queue_file(url)
         if file is not None:
-            stack.enter_context(QueueLock(Path(file)))
+            stack.enter_context(_locked(Path(file)))
         engine = open_writer(url)
         stack.callback(engine.dispose)
         identity = ensure(engine)
@@ -146,9 +148,9 @@ class Service:
         now = time.time()
         agent = new_queue_id(now, self._rng.getrandbits(12))
         lease = leases.Lease(agent, socket.gethostname(), os.getpid(), now, now + LEASE)
-        await database.submit(leases.register, lease)
         alone = queue_file(self.config.queue.url) is not None
         await database.submit(leases.recover, leases.Recovery(now, alone))
+        await database.submit(leases.register, lease)
         await database.submit(submissions.sweep_arriving, None)
         return agent
 
@@ -185,9 +187,7 @@ class Service:
                 )
         return await database.submit(reports.pending, None)
 
-    async def _open_door(
-        self, database: Database, manager: Manager, ids: QueueIds
-    ) -> LocalSocket:
+    async def _open_door(self, database: Database, manager: Manager, ids: QueueIds) -> LocalSocket:
         config = self.config
         door = QueueDoor(
             database=database,
@@ -209,6 +209,7 @@ class Service:
             orders=control.orders(),
             admission=Admission(settings=config.submit, service_uid=os.geteuid()),
             terms=self._terms,
+            open_orders={"wait": self._waiting(control)},
             inherited=inherited_sockets(os.environ, os.getpid()).get("local"),
         )
         await local.start()
@@ -264,6 +265,12 @@ class Service:
             part_size=CONTENT_PART,
             bulk_after=config.delivery.default_destination_recipient_limit,
         )
+
+    def _waiting(self, control: Control) -> OpenOrder:
+        async def wait(asked: dict[str, Any], peer: Peer) -> dict[str, Any]:
+            return await control.wait(asked, lambda origin: peer.admin or origin == peer.origin)
+
+        return wait
 
     # -- while it runs ---
 
@@ -361,7 +368,19 @@ class Service:
         await crew.drain(self.config.delivery.shutdown_grace)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_RECORD_TIME):
-                await manager.recorded()
+                await manager.recorder.done()
+
+
+def _locked(queue: Path) -> QueueLock:
+    """The right to write; who hands mail over while no service runs has it only for a moment."""
+    deadline = time.monotonic() + _LOCK_TIME
+    while True:
+        try:
+            return QueueLock(queue)
+        except LockHeld:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 def serve(config: Config, read_again: Callable[[], Config], *, until_idle: bool) -> int:

@@ -47,6 +47,7 @@ class Page:
             '.\\" Written by man/write.py from the program itself: change that, then "make man".',
             f'.TH "{name.upper()}" "{section}" "" "deliveryagent {version}" "{book}"',
             ".nh",
+            ".ad l",
         ]
 
     @property
@@ -58,8 +59,13 @@ class Page:
         self._lines.append(f"\\&{text}" if text.startswith((".", "'")) else text)
 
     def section(self, title: str) -> None:
-        """A main heading."""
-        self._lines.append(f".SH {title.upper()}")
+        """A main heading; the name of a configuration section stays as it is written."""
+        self._lines.append(f".SH {literal(title if title.startswith('[') else title.upper())}")
+
+    def named(self, names: str, purpose: str) -> None:
+        """The NAME section, which whatis(1) reads."""
+        self.section("Name")
+        self._add(f"{literal(names)} \\- {purpose}")
 
     def part(self, title: str) -> None:
         """A heading inside a section."""

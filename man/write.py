@@ -7,6 +7,7 @@ deliveryagent(8); a test compares them with what is kept here. What no declarati
 
 import inspect
 import sys
+from collections import Counter
 from pathlib import Path
 
 import click
@@ -26,8 +27,7 @@ from queue_schema import tables
 def commands_page() -> str:
     """dagent(1)."""
     page = Page("dagent", 1, version=__version__, book="User Commands")
-    page.section("Name")
-    page._add("dagent \\- hand over mail, watch the queue, run the delivery agent")
+    page.named("dagent", "hand over mail, watch the queue, run the delivery agent")
     page.section("Synopsis")
     page.paragraph(f"{bold('dagent')} [\\fIoptions\\fP] \\fIcommand\\fP [\\fIarguments\\fP]")
     page.section("Description")
@@ -52,25 +52,54 @@ def commands_page() -> str:
 
 def _commands(page: Page, group: click.Group, path: str) -> None:
     context = click.Context(group, info_name=path)
-    for name in group.list_commands(context):
-        child = group.get_command(context, name)
+    children = [(name, group.get_command(context, name)) for name in group.list_commands(context)]
+    shared = _shared([child for _, child in children if isinstance(child, Command)])
+    if shared:
+        page.part(f"Options of several {path} commands")
+        for option in shared.values():
+            _option(page, option)
+    for name, child in children:
         if isinstance(child, Group):
             _commands(page, child, f"{path} {name}")
         elif isinstance(child, Command):
-            _command(page, child, f"{path} {name}")
+            _command(page, child, f"{path} {name}", shared)
 
 
-def _command(page: Page, command: Command, path: str) -> None:
-    own = [parameter for parameter in command.params if not is_global(parameter)]
-    arguments = [_argument(p) for p in own if isinstance(p, click.Argument)]
-    options = [parameter for parameter in own if isinstance(parameter, click.Option)]
+def _shared(commands: list[Command]) -> dict[tuple[str, ...], click.Option]:
+    """The options that three or more commands of a group have in common, by their names and help."""
+    counted = Counter(_identity(option) for command in commands for option in _own_options(command))
+    return {
+        _identity(option): option
+        for command in commands
+        for option in _own_options(command)
+        if counted[_identity(option)] >= 3
+    }
+
+
+def _own_options(command: Command) -> list[click.Option]:
+    return [p for p in command.params if isinstance(p, click.Option) and not is_global(p)]
+
+
+def _identity(option: click.Option) -> tuple[str, ...]:
+    return (*option.opts, option.help or "")
+
+
+def _command(
+    page: Page, command: Command, path: str, shared: dict[tuple[str, ...], click.Option]
+) -> None:
+    arguments = [_argument(p) for p in command.params if isinstance(p, click.Argument)]
+    options = _own_options(command)
     page.part(path)
     words = [bold(path), *(["[\\fIoptions\\fP]"] if options else []), *arguments]
     page.paragraph(" ".join(words))
     for paragraph in inspect.cleandoc(command.help or "").split("\n\n"):
         page.paragraph(plain(" ".join(paragraph.split())))
     for option in options:
-        _option(page, option)
+        if _identity(option) not in shared:
+            _option(page, option)
+    common = [bold(option.opts[-1]) for option in options if _identity(option) in shared]
+    if common:
+        page.paragraph(f"Also, as above: {', '.join(common)}.")
     page.example(command.examples)
 
 
@@ -103,8 +132,7 @@ def _metavar(option: click.Option) -> str:
 def settings_page() -> str:
     """deliveryagent.toml(5)."""
     page = Page("deliveryagent.toml", 5, version=__version__, book="File Formats")
-    page.section("Name")
-    page._add("deliveryagent.toml \\- configuration of the delivery agent")
+    page.named("deliveryagent.toml", "configuration of the delivery agent")
     page.section("Description")
     page.paragraphs(passages.SETTINGS)
     page.section("Top level")
@@ -139,7 +167,9 @@ def _setting(page: Page, entry: Entry) -> None:
     name = entry.name.rpartition(".")[2]
     lines = [plain(entry.key.meaning)]
     if entry.choices:
-        lines.append("One of " + ", ".join(literal(f'"{choice}"') for choice in entry.choices) + ".")
+        lines.append(
+            "One of " + ", ".join(literal(f'"{choice}"') for choice in entry.choices) + "."
+        )
     if entry.key.postfix:
         lines.append(f"Postfix: {literal(postfix_name(entry))}.")
     page.item(f"{bold(name)} ({entry.type_name}, default {literal(entry.default_text)})", *lines)
@@ -148,8 +178,7 @@ def _setting(page: Page, entry: Entry) -> None:
 def schema_page() -> str:
     """deliveryagent-queue(7)."""
     page = Page("deliveryagent-queue", 7, version=__version__, book="Miscellaneous")
-    page.section("Name")
-    page._add("deliveryagent\\-queue \\- the tables of the queue")
+    page.named("deliveryagent-queue", "the tables of the queue")
     page.section("Description")
     page.paragraphs(passages.SCHEMA)
     for paragraph in inspect.cleandoc(tables.__doc__ or "").split("\n\n")[1:]:
@@ -182,8 +211,7 @@ def _checks(table: Table) -> list[str]:
 def service_page() -> str:
     """deliveryagent(8)."""
     page = Page("deliveryagent", 8, version=__version__, book="System Administration")
-    page.section("Name")
-    page._add("deliveryagent \\- agent for outbound mail")
+    page.named("deliveryagent", "agent for outbound mail")
     page.section("Synopsis")
     page.paragraph(f"{bold('dagent serve')} [{bold('--until-idle')}]")
     page.example(["systemctl start deliveryagent"])

@@ -13,12 +13,24 @@ from typing import Any
 import msgspec
 
 from deliveryagent.agent.manager import Manager
-from deliveryagent.mail.envelope import format_queue_id
+from deliveryagent.agent.records import shown_record
+from deliveryagent.mail.envelope import FINAL_STATUSES, format_queue_id, parse_queue_id
 from deliveryagent.policy import concurrency
+from deliveryagent.protocol.local import ExitCode, ServiceError
 from deliveryagent.queue import orders
 from deliveryagent.queue.orders import FOREVER, Kind, Order, OrderResult, Pause, Resume
-from deliveryagent.queue.search import Filter
+from deliveryagent.queue.search import Filter, shown_by_id
 from deliveryagent.queue.thread import Database
+
+_LONGEST_WAIT = 3600.0
+
+
+def _queue_id(asked: dict[str, Any]) -> int:
+    try:
+        return parse_queue_id(str(asked.get("id", "")))
+    except ValueError as error:
+        raise ServiceError(ExitCode.USAGE, str(error)) from None
+
 
 Ask = Callable[[dict[str, Any], str], Awaitable[dict[str, Any]]]
 """An order: the request object and who asks ("root", "anna"); gives the answer object."""
@@ -102,6 +114,35 @@ class Control:
         site = self._manager.sites.of(name, now)
         return self._manager.sites.describe(site, now) if site else {"name": ""}
 
+    async def wait(self, asked: dict[str, Any], sees: Callable[[str], bool]) -> dict[str, Any]:
+        """A message once none of its recipients waits, or after ``timeout`` seconds.
+
+        ``sees`` says whether the caller may see messages of an origin; others do not exist for it.
+        """
+        queue_id = _queue_id(asked)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + min(float(asked.get("timeout") or 0.0), _LONGEST_WAIT)
+        with self._manager.recorder.watchers.watch(queue_id) as recorded:
+            while True:
+                recorded.clear()
+                shown = await self._database.submit(shown_by_id, queue_id)
+                if shown is None or not sees(shown.message.origin):
+                    raise ServiceError(ExitCode.NOT_FOUND, f"there is no message {asked.get('id')}")
+                left = deadline - loop.time()
+                if shown.message.status in FINAL_STATUSES or left <= 0:
+                    settings = self._manager.rules.retry
+                    return {"message": shown_record(shown, settings, active=self._in_flight())}
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(left):
+                        await recorded.wait()
+
+    def _in_flight(self) -> set[tuple[int, int]]:
+        return {
+            (recipient.message_id, recipient.number)
+            for batch in self._manager.schedule.in_flight.values()
+            for recipient in batch.recipients
+        }
+
     # -- changing ---
 
     def _changing(self, kind: Kind) -> Ask:
@@ -146,7 +187,7 @@ class Control:
                 total[name] += getattr(step, name)
             sample += [format_queue_id(queue_id) for queue_id in step.sample[: 5 - len(sample)]]
             for queue_id in step.owing:
-                self._manager.reporting.report(queue_id)
+                self._manager.recorder.reporting.report(queue_id)
             after = step.next
             await asyncio.sleep(0)
         return {**total, "sample": sample}

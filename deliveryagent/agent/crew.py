@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated, Protocol, cast
 
 from deliveryagent.agent import frames
 from deliveryagent.agent.frames import FromWorker, ToWorker
@@ -95,8 +95,7 @@ class Worker(asyncio.Protocol):
             self._transport.write(frames.encode(outbox))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
 
     def data_received(self, data: bytes) -> None:
         try:

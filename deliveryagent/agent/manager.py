@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from deliveryagent.agent import frames, journal, recovery, settlement
+from deliveryagent.agent import frames, journal, recovery
 from deliveryagent.agent.bounce import Composer
 from deliveryagent.agent.crew import Crew, Worker
 from deliveryagent.agent.custody import LOOK_AGAIN, Custody
@@ -27,26 +27,21 @@ from deliveryagent.agent.reporting import Reporting
 from deliveryagent.agent.rules import Rules
 from deliveryagent.agent.schedule import Batch, Destination, Schedule
 from deliveryagent.agent.sites import Sites
-from deliveryagent.log import Attempt, EventLog
+from deliveryagent.log import EventLog
 from deliveryagent.mail.delivery import (
     DeliveryRequest,
     DeliveryResult,
     Pressure,
-    RecipientResult,
     RequestRecipient,
-    Trouble,
     Verdict,
 )
-from deliveryagent.mail.envelope import RecipientStatus, arrival_of
+from deliveryagent.mail.envelope import arrival_of
 from deliveryagent.policy.notices import Incident
 from deliveryagent.queue import claims, outcomes
-from deliveryagent.queue.aftermath import absolve, barrier
-from deliveryagent.queue.claims import Claimed
-from deliveryagent.queue.outcomes import Settlement
+from deliveryagent.queue.aftermath import barrier
 from deliveryagent.queue.thread import Database, StoreUnavailable
 
 UNSETTLED_LIMIT = 1_000  # answers waiting for their commit before no more work is handed out
-_LOST = (RecipientStatus.BOUNCED, RecipientStatus.EXPIRED)
 SESSIONS_PER_WORKER = 20  # a site gets one more worker for each such part of its window
 
 
@@ -79,12 +74,19 @@ class Manager:
         self._clock = clock
         self._rng = rng
         self._wake = asyncio.Event()
+        self._turning = False
         self._wheel = asyncio.Lock()
-        self._unsettled = 0
-        self._records: list[Attempt] = []
-        self._owing: set[int] = set()
-        self.reporting = Reporting(
-            database=database, composer=composer, log=log, clock=clock, nudge=self.nudge
+        self.recorder = Recorder(
+            database=database,
+            schedule=schedule,
+            rules=rules,
+            reporting=Reporting(
+                database=database, composer=composer, log=log, clock=clock, nudge=self.nudge
+            ),
+            log=log,
+            clock=clock,
+            rng=rng,
+            recorded=self._recorded,
         )
         self.sites = Sites(
             database=database,
@@ -118,18 +120,32 @@ class Manager:
                             await self.custody.claim(self._clock())
                         await self.custody.give_back()
             self.progress += 1
-            self._dispatch()
-            self._write_log()
-            if self.idle:
-                self.idled.set()
+            self._soon()
             if not self._wake.is_set():
                 await self._sleep()
 
-    def _write_log(self) -> None:
-        """Log what was recorded since the last turn, in one write."""
-        records, self._records = self._records, []
-        if records:
-            self._log.write(records)
+    def _soon(self) -> None:
+        """Dispatch and log once this turn of the event loop has been heard out."""
+        if not self._turning:
+            self._turning = True
+            asyncio.get_running_loop().call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._turning = False
+        self._dispatch()
+        self.recorder.write_log()
+        if self.idle:
+            self.idled.set()
+
+    def _recorded(self, batch: Batch) -> None:
+        self.custody.check(batch.lane.destination)
+        self._look(batch.lane.destination)
+        self._soon()
+
+    def _look(self, destination: Destination) -> None:
+        """Turn the claim wheel if this destination wants more, or can go back."""
+        if destination.hungry or destination.done:
+            self._wake.set()
 
     async def _sleep(self) -> None:
         now = self._clock()
@@ -155,30 +171,22 @@ class Manager:
         self._wake.set()
 
     @property
-    def recording(self) -> bool:
-        """Whether answers or reports wait for their commit."""
-        return bool(self._unsettled or self.reporting.busy)
-
-    async def recorded(self) -> None:
-        """Wait until all answers and reports handed in so far are durable."""
-        while self.recording:
-            await self._database.submit(barrier, None)
-
-    @property
     def idle(self) -> bool:
         """Whether nothing is due, in flight or unrecorded now."""
-        return self.custody.idle and not self.schedule.in_flight and not self.recording
+        if self._wheel.locked() or self.schedule.in_flight or self.recorder.busy:
+            return False
+        return self.custody.idle
 
     def reconfigure(self, rules: Rules, composer: Composer) -> None:
         """Decide by other rules from now on; what is in memory is looked at again."""
-        self.rules = self.schedule.rules = self.custody.rules = rules
-        self.reporting.composer = composer
+        self.rules = self.schedule.rules = self.custody.rules = self.recorder.rules = rules
+        self.recorder.reporting.composer = composer
         for destination in list(self.schedule.destinations.values()):
             self.release(destination, 0.0)
 
     async def leave(self) -> None:
         """Return everything in custody; the wheels must have stopped."""
-        self._write_log()
+        self.recorder.write_log()
         for destination in list(self.schedule.destinations.values()):
             self.release(destination, 0.0)
         await self.custody.give_back()
@@ -186,7 +194,7 @@ class Manager:
     # -- the dispatch wheel ---
 
     def _dispatch(self) -> None:
-        if self.draining or self.store_trouble or self._unsettled >= UNSETTLED_LIMIT:
+        if self.draining or self.store_trouble or self.recorder.unsettled >= UNSETTLED_LIMIT:
             return
         if self.crew is None or not any(w.ready and not w.draining for w in self.crew.workers):
             return
@@ -198,6 +206,7 @@ class Manager:
             batch.worker = worker.index
             worker.in_flight += 1
             worker.say(frames.Deliver(self._request(batch)))
+            self._look(batch.lane.destination)
 
     def _worker_for(self, name: str, place: int) -> Worker | None:
         """The worker that has, or will have, the sessions to a site: always the same for the same place."""
@@ -244,7 +253,7 @@ class Manager:
                 self.answered(frame.result, worker)
             case frames.Site():
                 self.sites.answered(frame, self._clock())
-                self._wake.set()
+                self._soon()
             case frames.Fetch():
                 self._send_part(worker, frame)
             case frames.Ready():
@@ -254,7 +263,7 @@ class Manager:
             case frames.Event():
                 self._log.event(frame.kind, frame.fields, now=self._clock())
             case frames.Transcript():
-                self.reporting.notice(
+                self.recorder.reporting.notice(
                     Incident.PROTOCOL_BROKEN,
                     what="a receiving host broke the protocol",
                     queue_id=frame.queue_id,
@@ -286,76 +295,11 @@ class Manager:
         returned = {r.number for r in result.recipients if r.verdict == Verdict.RETURNED}
         if returned:
             self.schedule.put_back(batch, returned)
-        self._settle(batch, result, worker, now)
+        self.recorder.settle(batch, result, worker, now)
         if not was_closed and self.schedule.closed_until(site, now):
             self.sites.closed(site, now)
-        self._wake.set()
-
-    def _settle(
-        self, batch: Batch, result: DeliveryResult, worker: Worker | None, now: float
-    ) -> None:
-        rows = list(
-            settlement.settlements(
-                result, batch.recipients, now=now, settings=self.rules.retry, rng=self._rng
-            )
-        )
-        if not rows:
-            return
-        self._unsettled += 1
-
-        def recorded(applied: list[bool | Exception]) -> None:
-            self._unsettled -= 1
-            failed = next((answer for answer in applied if isinstance(answer, Exception)), None)
-            if isinstance(failed, StoreUnavailable):
-                return  # the service ends: the journal knows, and the next start records it
-            if failed is not None:
-                self._unrecordable(batch, failed)
-            self.schedule.settled(batch)
-            self.custody.check(batch.lane.destination)
-            if worker is not None and result.sequence:
-                worker.say(frames.Settled(result.sequence))
-            self._records.extend(
-                settlement.record(recipient, row, _uses(result, outcome))
-                for (recipient, outcome, row), done in zip(rows, applied, strict=True)
-                if done is True
-            )
-            self._wake.set()
-
-        if batch.suspect:
-            self._database.submit(absolve, batch.queue_id)
-        self._database.submit_many(outcomes.settle, [row[2] for row in rows], recorded)
-        self._tell_postmaster(rows)
-        if any(row[2].owed for row in rows):
-            self._owing.add(batch.queue_id)
-        if batch.queue_id in self._owing and not self.schedule.in_flight_of(batch.queue_id):
-            self._owing.discard(batch.queue_id)
-            self.reporting.report(batch.queue_id)
-
-    def _tell_postmaster(self, rows: list[tuple[Claimed, RecipientResult, Settlement]]) -> None:
-        recipient, outcome, row = rows[0]
-        if row.status == RecipientStatus.HELD and outcome.text.startswith(Trouble.CORRUPT):
-            self.reporting.notice(Incident.CORRUPT, what=outcome.text, queue_id=row.message_id)
-        lost = [] if recipient.sender else [r for r, _, row in rows if row.status in _LOST]
-        if lost:
-            self.reporting.notice(
-                Incident.REPORT_UNDELIVERABLE,
-                what=outcome.text,
-                queue_id=row.message_id,
-                recipients=[r.address for r in lost],
-            )
-
-    def _unrecordable(self, batch: Batch, error: Exception) -> None:
-        """An outcome the store does not accept, a fault of ours: tried again it would be sent again."""
-        text = f"the outcome of an attempt could not be recorded: {error}"[:500]
-        order = outcomes.HoldOrder(message_id=batch.queue_id, now=self._clock(), text=text)
-        self._database.submit(outcomes.hold, order)
-        self._log.event("held", {"id": batch.queue_id, "reason": text}, now=self._clock())
-
-    def record(self, expiry: outcomes.Expiry) -> None:
-        """Record that a waiting recipient's time is over, and the report that is owed for it."""
-        self._database.submit(outcomes.expire, expiry)
-        if expiry.owed:
-            self.reporting.report(expiry.message_id)
+        self._look(batch.lane.destination)
+        self._soon()
 
     # -- dead workers ---
 
@@ -381,22 +325,18 @@ class Manager:
         self.schedule.complete(batch.serial, Pressure.NONE, "", now)
         if not crashed:
             self.schedule.put_back(batch, {r.number for r in batch.recipients})
-            self._wake.set()
+            self._soon()
             return
 
         def counted(crashes: asyncio.Future[int]) -> None:
             if not crashes.exception() and crashes.result() >= recovery.POISON:
-                self._settle(batch, recovery.poisoned(batch.recipients, now=now), None, now)
-                self.reporting.notice(
+                verdict = recovery.poisoned(batch.recipients, now=now)
+                self.recorder.settle(batch, verdict, None, now)
+                self.recorder.reporting.notice(
                     Incident.POISON, what=recovery.POISON_TEXT, queue_id=batch.queue_id
                 )
             else:
                 self.schedule.put_back(batch, {r.number for r in batch.recipients}, suspect=True)
-            self._wake.set()
+            self._soon()
 
         self._database.submit(outcomes.crashed, batch.queue_id).add_done_callback(counted)
-
-
-def _uses(result: DeliveryResult, outcome: RecipientResult) -> int:
-    """How many transactions the deciding session had carried."""
-    return result.tries[outcome.host].uses if 0 <= outcome.host < len(result.tries) else 0

@@ -92,7 +92,7 @@ class Upkeep:
             self._manager.nudge()
 
     def _expire_now(self, row: AgedRecipient, site: Site, now: float) -> None:
-        self._manager.record(
+        self._manager.recorder.expire(
             outcomes.Expiry(
                 message_id=row.message_id,
                 number=row.number,
@@ -136,7 +136,7 @@ class Upkeep:
                 )
             )
             for message_id in {row.message_id for row in owed}:
-                self._manager.reporting.report(message_id)
+                self._manager.recorder.reporting.report(message_id)
 
     async def _sweep(
         self, after: tuple[int, int], *, before: int, unwarned: bool

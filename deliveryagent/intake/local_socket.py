@@ -121,10 +121,8 @@ class LocalSocket:
         def ended(task: asyncio.Task[None]) -> None:
             del self._sessions[task]
             self._per_user[peer.uid] -= 1
-            if task.cancelled():
-                writer.transport.abort()
-            elif (error := task.exception()) is not None:
-                writer.transport.abort()
+            writer.transport.abort()  # for who does not read; a session that ended well has closed
+            if not task.cancelled() and (error := task.exception()) is not None:
                 self._report(error)
 
         task.add_done_callback(ended)

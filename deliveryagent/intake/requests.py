@@ -60,7 +60,8 @@ class RequestReader:
     async def line(self, *, first: bool) -> bytes:
         """The next request line; empty when the connection ended before one began.
 
-        Raises ``GoneError``, and ``ServiceError`` when the line is too long or too slow.
+        Raises ``GoneError``, also when it comes too slowly, and ``ServiceError`` for a line that is
+        too long.
         """
         limit = self._limits.request_time if first else self._limits.idle_time
         try:
@@ -69,15 +70,12 @@ class RequestReader:
                     return await self._stream.readuntil(b"\n")
                 except asyncio.LimitOverrunError as overrun:
                     return await self._long_line(overrun)
-        except TimeoutError:
-            raise ServiceError(
-                ExitCode.TRY_LATER, f"no complete request came within {limit:g} s"
-            ) from None
         except asyncio.IncompleteReadError as end:
             if end.partial:
                 raise GoneError from None
             return b""
-        except ConnectionError:
+        except (TimeoutError, ConnectionError):
+            # No answer: it would be taken for that to the request that is on its way.
             raise GoneError from None
 
     async def _long_line(self, overrun: asyncio.LimitOverrunError) -> bytes:

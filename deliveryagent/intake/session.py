@@ -19,7 +19,7 @@ import msgspec
 from deliveryagent.intake.admission import Admission, Peer
 from deliveryagent.intake.requests import GoneError, RequestReader, SessionLimits
 from deliveryagent.intake.submit import (
-    INTERNAL_ERROR,
+    InternalError,
     Reception,
     Submitter,
     Terms,
@@ -208,6 +208,8 @@ class Session:
     async def _order(self, op: str, fields: dict[str, Any]) -> dict[str, Any]:
         try:
             result = await self._attended(self._permitted(op, fields))
+        except GoneError:
+            raise
         except Exception as error:  # noqa: BLE001 - told to the caller, whatever it is
             return error_fields(self._told(error))
         return {"ok": True} | result
@@ -274,7 +276,7 @@ class Session:
     def _told(self, error: Exception) -> ServiceError:
         """What the caller is told; a fault of this program is also reported."""
         answer = told(error)
-        if answer is INTERNAL_ERROR:
+        if isinstance(answer, InternalError) and answer is not error:
             self._counter.trouble(error)
         return answer
 

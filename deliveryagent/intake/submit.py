@@ -199,9 +199,13 @@ def answer_of(answer: Answer, key: str) -> tuple[str, bool]:
             assert_never(answer)
 
 
-INTERNAL_ERROR = ServiceError(
-    ExitCode.FAILED, "internal error", "The log of the service has the details."
-)
+class InternalError(ServiceError):
+    """A fault of this program, as a caller is told of it: without details."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            ExitCode.FAILED, "internal error", "The log of the service has the details."
+        )
 
 
 def told(error: Exception) -> ServiceError:
@@ -214,7 +218,7 @@ def told(error: Exception) -> ServiceError:
     code = getattr(error, "code", None)
     if isinstance(code, int):
         return ServiceError(code, str(error), str(getattr(error, "hint", "")))
-    return INTERNAL_ERROR
+    return InternalError()
 
 
 class _Wishes(msgspec.Struct, frozen=True, kw_only=True):

@@ -148,7 +148,8 @@ class Story:
     def event(self, record: dict[str, Any]) -> None:
         """One record of the agent's event log."""
         recipient, host = record.get("recipient") or "", record.get("host") or ""
-        reply = " ".join(str(record.get("reply") or "").split())
+        words = (record.get("code") or "", record.get("enhanced"), record.get("reply"))
+        reply = " ".join(" ".join(str(word) for word in words if word).split())
         place = f" by {host}" if host else ""
         match record.get("event"):
             case "delivered":
@@ -158,9 +159,9 @@ class Story:
             case "bounced" | "expired" as end:
                 self.narrator.happened(f"{recipient}: {end}{place}: {reply}", _RED)
             case "connect_failed":
-                self.narrator.happened(f"{host} cannot be reached ({reply}), next host")
+                self.narrator.happened(f"{host} cannot be reached: {record.get('reason')}")
             case "dsn":
-                self.narrator.happened(f"a report is written for {recipient or SENDER}")
+                self.narrator.happened(f"a report for {SENDER} is written")
             case _:
                 return
         if record.get("event") in {"delivered", "bounced", "expired"} and record.get("id"):

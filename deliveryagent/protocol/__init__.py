@@ -1,1 +1,1 @@
-"""Conversations and formats, without input or output: replies, capabilities, commands, dialogues, content, reports."""
+"""Pure conversations and formats: replies, EHLO, commands, content, reports; no input or output."""

@@ -36,7 +36,8 @@ def encode(content: bytes, *, long_lines: bool, limit: int = LINE_LENGTH_LIMIT) 
 def _is_plain(content: bytes) -> bool:
     """Whether the content is in normal form and no line begins with a dot."""
     return (
-        len(content.splitlines()) == content.count(b"\r\n")  # every line end is a CRLF, the last too
+        len(content.splitlines())
+        == content.count(b"\r\n")  # every line end is a CRLF, the last too
         and b"\n." not in content
         and not content.startswith(b".")
     )

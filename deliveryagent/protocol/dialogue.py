@@ -13,8 +13,8 @@ Dot        marks the journal, writes the dot, reads ``replies``   as for Flight
 =========  =====================================================  ==========================================
 
 The ``Failure`` comes last, after every reply that arrived before it; a 421 ends a step early and is followed
-by one too. ``n`` replies followed by a ``Failure`` mean that the peer said more than it was asked: none of
-them can be trusted to answer the command it stands beside. Pipelining (RFC 2920) is only the size of a
+by one too. ``n`` replies followed by PROTOCOL mean that the peer said more than it was asked: none of them
+can be trusted to answer the command it stands beside. Pipelining (RFC 2920) is only the size of a
 flight, LMTP (RFC 2033) only the number of replies after the dot.
 
 Guarantees: a transaction gives every recipient exactly one ``Answer``, in the order given; a message counts
@@ -35,14 +35,11 @@ from deliveryagent.mail.delivery import (
     Stage,
     Trouble,
 )
-from deliveryagent.mail.envelope import Notify
 from deliveryagent.mail.status import SmtpReply
 from deliveryagent.protocol import capabilities as offers
-from deliveryagent.protocol import commands
+from deliveryagent.protocol import commands, offer
 from deliveryagent.protocol.capabilities import Capabilities
-
-FLIGHT_LIMIT = 8192
-"""Octets of commands sent without waiting for replies: no peer's buffer is ever filled (RFC 2920 3.1)."""
+from deliveryagent.protocol.offer import Line, Offer
 
 
 class Flight(msgspec.Struct, frozen=True, gc=False):
@@ -119,7 +116,7 @@ class Exchange(msgspec.Struct, frozen=True, gc=False):
 
 def greeting() -> Generator[Step, Outcomes, Outcome]:
     """Await the greeting; any reply is returned, judging its class is left to the caller."""
-    return (yield Flight(b"", (Stage.GREETING,)))[0]
+    return _sole((yield Flight(b"", (Stage.GREETING,))))
 
 
 def hello(
@@ -135,10 +132,10 @@ def hello(
     ourselves: ``Failure`` LOOP. ``discard`` names keywords in capitals that are ignored in the offer.
     """
     verb = "LHLO" if lmtp else "EHLO"
-    outcome = (yield Flight(commands.hello(verb, name), (Stage.EHLO,)))[0]
+    outcome = _sole((yield Flight(commands.hello(verb, name), (Stage.EHLO,))))
     if isinstance(outcome, SmtpReply) and not outcome.positive and outcome.code != 421 and not lmtp:
         verb = "HELO"
-        outcome = (yield Flight(commands.hello(verb, name), (Stage.EHLO,)))[0]
+        outcome = _sole((yield Flight(commands.hello(verb, name), (Stage.EHLO,))))
     if isinstance(outcome, Failure) or not outcome.positive:
         return Hello(None, outcome)
     if offers.peer_name(outcome) in own_names:
@@ -151,18 +148,18 @@ def hello(
 
 def starttls() -> Generator[Step, Outcomes, Outcome]:
     """Ask for TLS; only after a 2xx may the handshake begin, and then nothing read before it counts."""
-    return (yield Flight(commands.STARTTLS, (Stage.STARTTLS,)))[0]
+    return _sole((yield Flight(commands.STARTTLS, (Stage.STARTTLS,))))
 
 
 def rset() -> Generator[Step, Outcomes, Outcome]:
     """End the transaction; also asks whether an idle connection still lives."""
-    return (yield Flight(commands.RSET, (Stage.RSET,)))[0]
+    return _sole((yield Flight(commands.RSET, (Stage.RSET,))))
 
 
 def quit_session(*, wait: bool = True) -> Generator[Step, Outcomes, Outcome | None]:
     """Say goodbye; without ``wait`` the reply is not read (Postfix ``smtp_skip_quit_response``)."""
     outcomes = yield Flight(commands.QUIT, (Stage.QUIT,) if wait else ())
-    return outcomes[0] if outcomes else None
+    return _sole(outcomes) if outcomes else None
 
 
 def transaction(
@@ -181,13 +178,13 @@ def transaction(
     an address that is none.
     """
     tally = Tally(len(recipients), needs_reset=reset, dsn=capabilities.dsn)
-    lines = _envelope(request, recipients, capabilities, tally)
+    lines = tally.begin(offer.make(request, recipients, capabilities))
     if not lines:
         return tally.exchange()
     if reset:
         lines.insert(0, (Stage.RSET, -1, commands.RSET))
     lines.append((Stage.DATA, -1, commands.DATA))
-    for flight in _flights(lines, pipelining=capabilities.pipelining):
+    for flight in offer.flights(lines, pipelining=capabilities.pipelining):
         if tally.hopeless(flight):
             break
         outcomes = yield Flight(
@@ -222,17 +219,13 @@ def rehearsal(
     An accepted recipient's answer is the 2xx at stage RCPT.
     """
     tally = Tally(len(recipients), needs_reset=False, dsn=capabilities.dsn)
-    for line in _envelope(request, recipients, capabilities, tally):
+    for line in tally.begin(offer.make(request, recipients, capabilities)):
         if tally.hopeless([line]):
             break
         tally.absorb([line], (yield Flight(line[2], (line[0],))), keep=True)
         if tally.broken is not None:
             break
     return tally.exchange()
-
-
-Line = tuple[Stage, int, bytes]
-"""A command with its stage and, for RCPT, the index of its recipient, else -1."""
 
 
 class Tally:
@@ -248,7 +241,7 @@ class Tally:
         self.accepted: list[int] = []
         self.refused: Answer | None = None  # MAIL was: it answers for everybody
         self.data: Answer | None = None  # DATA was: it answers for the accepted
-        self.broken: Answer | None = None  # the conversation is over: it answers for whoever is left
+        self.broken: Answer | None = None  # the conversation ended: it answers for the rest
         self.go_ahead = False  # the peer awaits content
         self.dot_sent = False
         self.answered = False
@@ -256,16 +249,26 @@ class Tally:
         self.needs_reset = needs_reset
         self.dsn = dsn
 
+    def begin(self, message: Offer) -> list[Line]:
+        """Note what is settled without asking the peer; returns the lines to send."""
+        if message.unsuitable is not None:
+            self.refused = Answer(Stage.MAIL, message.unsuitable)
+        for index, failure in message.unsent.items():
+            self.answers[index] = Answer(Stage.RCPT, failure)
+        return message.lines
+
     def hopeless(self, flight: list[Line]) -> bool:
         """Whether the flight need not be sent: MAIL was refused, or DATA is all it has and for nobody."""
         return self.refused is not None or (flight[0][0] is Stage.DATA and not self.accepted)
 
     def absorb(self, flight: list[Line], outcomes: Outcomes, *, keep: bool = False) -> None:
         """Take the outcomes of a flight in; ``keep`` makes a recipient's acceptance its answer."""
-        if len(outcomes) > len(flight):
+        over = outcomes[-1] if len(outcomes) > len(flight) else None
+        if over is not None:
+            self.cut(flight[-1][0], over)
+        if isinstance(over, Failure) and over.trouble is Trouble.PROTOCOL:
             self.answers = [None] * len(self.answers)
             self.refused = None
-            self.cut(flight[-1][0], outcomes[-1])
             return
         for (stage, index, _), outcome in zip(flight, outcomes, strict=False):
             if isinstance(outcome, Failure):
@@ -277,7 +280,8 @@ class Tally:
                 self.cut(stage, outcome)
                 return
             if code < 400 and (code < 300) is (stage is Stage.DATA):
-                self.reusable = False  # what a peer that lost its way awaits next is anybody's guess
+                # What a peer that lost its way awaits next is anybody's guess.
+                self.reusable = False
             if stage is Stage.RCPT:
                 if code < 300 and self.refused is None:
                     self.accepted.append(index)
@@ -326,7 +330,9 @@ class Tally:
         )
 
 
-NOT_ASKED = Answer(Stage.MAIL, Failure(Trouble.LOCAL, "the peer was not asked about this recipient"))
+NOT_ASKED = Answer(
+    Stage.MAIL, Failure(Trouble.LOCAL, "the peer was not asked about this recipient")
+)
 """Stands where no other answer was found; reaching it would be a fault of this module."""
 
 
@@ -335,86 +341,7 @@ def _in_step(outcome: Outcome) -> bool:
     return isinstance(outcome, SmtpReply) and not outcome.intermediate and outcome.code != 421
 
 
-def _flights(lines: list[Line], *, pipelining: bool) -> list[list[Line]]:
-    """Cut the commands into groups to send at once; DATA is the last of all (RFC 2920 3.1)."""
-    if not pipelining:
-        return [[line] for line in lines]
-    flights: list[list[Line]] = [[]]
-    octets = 0
-    for line in lines:
-        octets += len(line[2])
-        if octets > FLIGHT_LIMIT and flights[-1]:
-            flights.append([])
-            octets = len(line[2])
-        flights[-1].append(line)
-    return flights
-
-
-def _envelope(
-    request: DeliveryRequest,
-    recipients: Sequence[RequestRecipient],
-    capabilities: Capabilities,
-    tally: Tally,
-) -> list[Line]:
-    """MAIL and RCPT lines; nothing at all when nobody is left to ask the peer about."""
-    refusal = _unsuitable(request, capabilities)
-    if refusal is not None:
-        tally.refused = Answer(Stage.MAIL, refusal)
-        return []
-    utf8 = request.utf8 or not request.sender.isascii()
-    lines: list[Line] = []
-    for index, recipient in enumerate(recipients):
-        needs_utf8 = not recipient.address.isascii()
-        if needs_utf8 and not capabilities.smtputf8:
-            failure = Failure(Trouble.NEEDS_UTF8, f"{capabilities.name or 'the host'} lacks SMTPUTF8")
-            tally.answers[index] = Answer(Stage.RCPT, failure)
-            continue
-        parameters = ""
-        if capabilities.dsn and (recipient.notify or recipient.orcpt):
-            parameters = commands.notify_parameter(Notify(recipient.notify))
-            parameters += commands.orcpt_parameter(recipient.orcpt)
-        try:
-            line = commands.rcpt_to(recipient.address, parameters, utf8=needs_utf8)
-        except commands.UnsafeCommandError as error:
-            tally.answers[index] = Answer(Stage.RCPT, Failure(Trouble.LOCAL, str(error)))
-            continue
-        utf8 = utf8 or needs_utf8
-        lines.append((Stage.RCPT, index, line))
-    if lines:
-        try:
-            mail = commands.mail_from(
-                request.sender, _mail_parameters(request, capabilities, utf8=utf8), utf8=utf8
-            )
-        except commands.UnsafeCommandError as error:
-            tally.refused = Answer(Stage.MAIL, Failure(Trouble.LOCAL, str(error)))
-            return []
-        lines.insert(0, (Stage.MAIL, -1, mail))
-    return lines
-
-
-def _unsuitable(request: DeliveryRequest, capabilities: Capabilities) -> Failure | None:
-    """Why this message cannot be offered to this peer at all."""
-    host = capabilities.name or "the host"
-    if capabilities.size_limit and request.size > capabilities.size_limit:
-        text = f"{request.size} octets; {host} takes at most {capabilities.size_limit}"
-        return Failure(Trouble.TOO_LARGE, text)
-    if (request.utf8 or not request.sender.isascii()) and not capabilities.smtputf8:
-        return Failure(Trouble.NEEDS_UTF8, f"{host} lacks SMTPUTF8")
-    if request.eightbit and not capabilities.eightbitmime:
-        return Failure(Trouble.NEEDS_8BIT, f"{host} lacks 8BITMIME")
-    return None
-
-
-def _mail_parameters(request: DeliveryRequest, capabilities: Capabilities, *, utf8: bool) -> str:
-    """The parameters of MAIL that the peer understands and the message needs."""
-    parameters = f" SIZE={request.size}" if capabilities.size else ""
-    if request.eightbit:
-        parameters += " BODY=8BITMIME"
-    if utf8:
-        parameters += " SMTPUTF8"
-    if capabilities.dsn:
-        if request.ret:
-            parameters += f" RET={request.ret}"
-        if request.envid:
-            parameters += f" ENVID={commands.xtext(request.envid)}"
-    return parameters
+def _sole(outcomes: Outcomes) -> Outcome:
+    """The outcome of a flight of one: a refusal stands, a yes with something behind it does not."""
+    first = outcomes[0]
+    return outcomes[-1] if isinstance(first, SmtpReply) and first.code < 400 else first

@@ -30,7 +30,9 @@ _COMMENT_PART = re.compile(r"[()]|\\.", re.DOTALL)
 
 _ORIGINAL_LISTS = (b"to", b"cc", b"bcc")
 _RESENT_LISTS = (b"resent-to", b"resent-cc", b"resent-bcc")
-_ONCE_PER_RESENDING = frozenset({b"resent-date", b"resent-from", b"resent-sender", b"resent-message-id"})
+_ONCE_PER_RESENDING = frozenset(
+    {b"resent-date", b"resent-from", b"resent-sender", b"resent-message-id"}
+)
 
 
 class HeaderError(ValueError):

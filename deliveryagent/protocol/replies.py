@@ -142,4 +142,3 @@ def printable(octets: bytes) -> str:
     return "".join(
         [letter if letter.isprintable() else " " if letter.isspace() else "?" for letter in text]
     )
-

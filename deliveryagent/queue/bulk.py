@@ -38,7 +38,6 @@ from sqlalchemy import (
     true,
 )
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.base import Executable
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import ClauseElement
 from sqlalchemy.sql.functions import FunctionElement
@@ -147,7 +146,7 @@ class Bulk:
 class Prepared:
     """A statement with named parameters, compiled once per kind of database."""
 
-    def __init__(self, statement: Executable) -> None:
+    def __init__(self, statement: ClauseElement) -> None:
         self._statement = statement
         self._compiled: dict[str, tuple[str, list[str], dict[str, Any]]] = {}
 
@@ -222,7 +221,7 @@ class Listing(Generic[T]):
 
     def with_greatest(self, connection: Connection, **values: Any) -> tuple[list[T], Any]:
         """The rows, and the largest value of the ``greatest`` column."""
-        text, most = self._prepared.run(connection, **values).one()
+        text, most = tuple(self._prepared.run(connection, **values).one())
         return (self._decode(text) if text else []), most
 
 

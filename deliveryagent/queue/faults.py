@@ -60,8 +60,16 @@ def trouble(error: BaseException) -> str:
     return ""
 
 
+def repeatable(error: BaseException) -> bool:
+    """Whether the same transaction may succeed at once: the database chose it to end a deadlock."""
+    state = getattr(getattr(error, "orig", None), "sqlstate", None)
+    return isinstance(state, str) and state.startswith("40")
+
+
 def connection_usable(error: BaseException) -> bool:
     """Whether the connection on which the trouble came up is good for another try."""
+    if repeatable(error):
+        return True
     return isinstance(error, DBAPIError) and _sqlite_code(error) in _HEALTHY
 
 

@@ -10,11 +10,12 @@ import fcntl
 import os
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from deliveryagent.queue.engine import StoreError
 
 
-class LockHeld(Exception):
+class LockHeld(Exception):  # noqa: N818 - a state, seen by people as such
     """Another process writes to this queue; ``pid`` is its process id, 0 when it did not say."""
 
     def __init__(self, pid: int, queue: Path) -> None:
@@ -54,7 +55,7 @@ class QueueLock:
             os.close(self._descriptor)
             self._descriptor = -1
 
-    def __enter__(self) -> "QueueLock":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

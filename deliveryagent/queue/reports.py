@@ -1,12 +1,29 @@
-"""Reports."""
+"""Reports that are owed to senders, on their way into the queue.
+
+An outcome records a debt (``recipient.owed``); this pays it: reads what the report must say, lets the
+composer write it, adds it to the queue like any other message, and marks the debt as paid, all in one
+transaction. Guarantees: a debt is paid once, whatever dies in between; the content a report may return is
+kept until the report is written; reading is bounded however many recipients a message has.
+"""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
-from sqlalchemy import Connection
+from sqlalchemy import Connection, bindparam, select, update
 
+from deliveryagent.queue import submissions
+from deliveryagent.queue.answers import LAST_ANSWER, with_last_answer
+from deliveryagent.queue.bulk import Bulk, item
 from deliveryagent.queue.operation import operation
+from deliveryagent.queue.outcomes import drop_content
 from deliveryagent.queue.submissions import Submission
+from queue_schema.tables import content, message, recipient
+
+RECIPIENTS = 1000
+"""How many recipients one report speaks of at most."""
+
+_KINDS = ("failure", "delay", "success")
 
 
 class OwedRecipient(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -63,11 +80,81 @@ class Written(msgspec.Struct, frozen=True):
     more: bool
 
 
-@operation(cap=100)
+_FACTS = ("id", "sender", "size", "eightbit", "utf8", "ret", "envid", "origin")
+_owed = (
+    select(
+        recipient.c.owed,
+        *(recipient.c[name] for name in ("number", "address", "destination", "orcpt", "notify")),
+        *(recipient.c[name] for name in ("status", "attempts", "due", "updated")),
+        *LAST_ANSWER,
+    )
+    .select_from(with_last_answer(recipient))
+    .where(recipient.c.message_id == bindparam("wanted"), recipient.c.owed != "")
+    .order_by(recipient.c.number)
+    .limit(RECIPIENTS)
+)
+_message = select(*(message.c[name] for name in _FACTS)).where(message.c.id == bindparam("wanted"))
+_beginning = select(content.c.data).where(
+    content.c.message_id == bindparam("wanted"), content.c.part == 0
+)
+_debtors = (
+    select(recipient.c.message_id)
+    .where(recipient.c.owed != "")
+    .distinct()
+    .order_by(recipient.c.message_id)
+)
+_debt = item(recipient.c.message_id, recipient.c.number, ("report", recipient.c.reported.type))
+_mark = update(recipient).where(
+    recipient.c.message_id == _debt.c.message_id, recipient.c.number == _debt.c.number
+)
+_pay = Bulk(_mark.values(owed="", reported=_debt.c.report), _debt)
+_pay_delay = Bulk(_mark.values(owed="", warned=_debt.c.report), _debt)
+
+
+@operation(cap=100, reports=True)
 def write(connection: Connection, items: Sequence[Report]) -> list[Written]:
-    raise NotImplementedError
+    """Write the reports that messages owe: one per kind, of at most ``RECIPIENTS`` recipients each."""
+    return [_write(connection, one) for one in items]
+
+
+def _write(connection: Connection, wanted: Report) -> Written:
+    rows = connection.execute(_owed, {"wanted": wanted.message_id}).all()
+    if not rows:
+        return Written((), more=False)
+    head = connection.execute(_message, {"wanted": wanted.message_id}).one()
+    facts = dict(zip(_FACTS, head, strict=True))
+    beginning = connection.scalar(_beginning, {"wanted": wanted.message_id})
+    data = b"" if beginning is None else bytes(beginning)
+    ids: list[int] = []
+    for kind in _KINDS:
+        group = tuple(_recipient(row) for row in rows if row.owed == kind)
+        if not group:
+            continue
+        report = wanted.compose(
+            ReportFacts(
+                kind=kind,
+                queue_id=facts["id"],
+                **{name: facts[name] for name in _FACTS[1:]},
+                recipients=group,
+                content=data,
+                complete=len(data) == facts["size"],
+            )
+        )
+        if report is not None:
+            submissions.add(connection, [report])
+            ids.append(report.queue_id)
+        report_id = None if report is None else report.queue_id
+        paid = [(wanted.message_id, one.number, report_id) for one in group]
+        (_pay_delay if kind == "delay" else _pay).run(connection, paid)
+    drop_content(connection, [wanted.message_id])
+    return Written(tuple(ids), more=len(rows) == RECIPIENTS)
+
+
+def _recipient(row: Any) -> OwedRecipient:
+    return OwedRecipient(**dict(zip(OwedRecipient.__struct_fields__, tuple(row)[1:], strict=True)))
 
 
 @operation(writes=False)
 def pending(connection: Connection, items: Sequence[None]) -> list[list[int]]:
-    raise NotImplementedError
+    """The messages that owe a report, in the order of arrival."""
+    return [list(connection.scalars(_debtors)) for _ in items]

@@ -100,7 +100,7 @@ class Database:
         self,
         engine: Engine,
         *,
-        on_state: Callable[[bool, str], None] = lambda writable, reason: None,
+        on_state: Callable[[bool, str], None] = lambda _writable, _reason: None,
     ) -> None:
         self._engine = engine
         self._on_state = on_state
@@ -168,7 +168,7 @@ class Database:
         for job, answers in finished:
             try:
                 job.deliver(answers)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - one taker's fault must not cost the others theirs
                 context = {
                     "message": f"an answer of {job.operation!r} was not taken",
                     "exception": error,
@@ -239,7 +239,7 @@ class Database:
     def _perform(self, groups: list[_Group]) -> None:
         try:
             self._transact(groups)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - judged by faults
             reason = faults.trouble(error)
             if reason:
                 self._suspend(groups, error, reason)
@@ -249,10 +249,18 @@ class Database:
             self._finish(groups)
 
     def _transact(self, groups: list[_Group]) -> None:
-        with self._connected().begin():
-            for group in groups:
-                group.answers = group.operation(self._connected(), group.items)
-                assert len(group.answers) == len(group.items), group.operation
+        for last in (False, False, True):
+            connection = self._connected()
+            try:
+                with connection.begin():
+                    for group in groups:
+                        group.answers = group.operation(connection, group.items)
+                        assert len(group.answers) == len(group.items), group.operation
+            except Exception as error:
+                if last or not faults.repeatable(error):
+                    raise
+            else:
+                return
 
     def _isolate(self, groups: list[_Group]) -> None:
         """Something is wrong with an item: run each on its own inside one transaction."""
@@ -263,7 +271,7 @@ class Database:
                     group.answers = [
                         _alone(connection, group.operation, item) for item in group.items
                     ]
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - judged by faults
             reason = faults.trouble(error)
             if reason:
                 self._suspend(groups, error, reason)
@@ -326,7 +334,7 @@ class Database:
                 self._transact(facts)
             else:
                 probe.write(self._connected())
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - judged by faults
             reason = faults.trouble(error)
             if reason:
                 self._still_unwritable(facts, others, error, reason)
@@ -349,7 +357,7 @@ class Database:
         self._pause = min(_LONGEST_PAUSE, self._pause * 2)
         if self._ending and time.monotonic() >= self._deadline:
             self._refuse(facts, reason)
-        elif not self._ending or facts:
+        else:
             self._kept = facts
 
     def _writable(self) -> None:

@@ -14,10 +14,15 @@ References: RFC 5321 4.5.3.2 (time limits), RFC 3207 (STARTTLS), RFC 2920 (PIPEL
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterable, Callable, Generator
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator
 from typing import TypeVar, assert_never, cast
 
-from aiosmtplib import SMTPReadTimeoutError, SMTPResponse, SMTPResponseException, SMTPServerDisconnected
+from aiosmtplib import (
+    SMTPReadTimeoutError,
+    SMTPResponse,
+    SMTPResponseException,
+    SMTPServerDisconnected,
+)
 
 from deliveryagent.mail.delivery import Failure, Outcome, Stage, Trouble
 from deliveryagent.mail.security import TlsFacts
@@ -82,9 +87,7 @@ class Connection(ReplyStream):
                         if on_dot is not None and not step.lone:
                             on_dot()
                         self._end()
-                        outcomes = await self.replies(
-                            (Stage.DOT,) * step.replies, final=True
-                        )
+                        outcomes = await self.replies((Stage.DOT,) * step.replies, final=True)
                     case _:
                         assert_never(step)
                 step = talk.send(outcomes)
@@ -187,6 +190,9 @@ class Connection(ReplyStream):
                     return outcomes
         except ContentError as broken:
             return (self.fail(broken.failure),)
+        finally:
+            if isinstance(content, AsyncGenerator):
+                await content.aclose()
         return self._cut_off() if self.closed_by_peer() else ()
 
     async def _write_chunk(self, chunk: bytes) -> Outcomes:

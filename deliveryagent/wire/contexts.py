@@ -27,4 +27,6 @@ def client_context(level: TlsLevel) -> ssl.SSLContext:
     return context
 
 
-_LEGACY_SERVER_CONNECT = 0x4  # SSL_OP_LEGACY_SERVER_CONNECT; named in the ssl module from Python 3.12
+_LEGACY_SERVER_CONNECT = (
+    0x4  # SSL_OP_LEGACY_SERVER_CONNECT; named in the ssl module from Python 3.12
+)

@@ -15,7 +15,9 @@ from deliveryagent.wire.connection import Connection
 from deliveryagent.wire.limits import StageLimits
 from deliveryagent.wire.transcript import Transcript
 
-_BIND_ADDRESS_NO_PORT = 24  # Linux: choose the source port at connect, so that it is unique per peer only
+_BIND_ADDRESS_NO_PORT = (
+    24  # Linux: choose the source port at connect, so that it is unique per peer only
+)
 
 
 async def dial(
@@ -65,14 +67,10 @@ async def dial(
 
 def _socket(endpoint: Endpoint, source: str) -> socket.socket:
     """A socket of the right family, bound to the source address if there is one."""
-    if endpoint.path:
-        family = socket.AF_UNIX
-    else:
-        family = socket.AF_INET6 if ":" in endpoint.ip else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock = socket.socket(_family(endpoint), socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
-        if family is not socket.AF_UNIX:
+        if not endpoint.path:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if source:
                 sock.setsockopt(socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
@@ -81,3 +79,9 @@ def _socket(endpoint: Endpoint, source: str) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def _family(endpoint: Endpoint) -> socket.AddressFamily:
+    if endpoint.path:
+        return socket.AF_UNIX
+    return socket.AF_INET6 if ":" in endpoint.ip else socket.AF_INET

@@ -17,18 +17,28 @@ class StageLimits:
 
     connect_timeout: Annotated[
         Duration,
-        key("Time for a connection to one address; 0 leaves it to the system.", postfix="smtp_connect_timeout"),
+        key(
+            "Time for a connection to one address; 0 leaves it to the system.",
+            postfix="smtp_connect_timeout",
+        ),
     ] = parse_duration("30s")
     greeting_timeout: Annotated[
-        Duration, key("Time from the connection to the complete greeting.", postfix="smtp_helo_timeout")
+        Duration,
+        key("Time from the connection to the complete greeting.", postfix="smtp_helo_timeout"),
     ] = parse_duration("300s")
     helo_timeout: Annotated[
         Duration,
-        key("Time for the answer to EHLO, HELO or LHLO, and to each step of AUTH.", postfix="smtp_helo_timeout"),
+        key(
+            "Time for the answer to EHLO, HELO or LHLO, and to each step of AUTH.",
+            postfix="smtp_helo_timeout",
+        ),
     ] = parse_duration("300s")
     starttls_timeout: Annotated[
         Duration,
-        key("Time for the answer to STARTTLS, and again for the handshake.", postfix="smtp_starttls_timeout"),
+        key(
+            "Time for the answer to STARTTLS, and again for the handshake.",
+            postfix="smtp_starttls_timeout",
+        ),
     ] = parse_duration("300s")
     mail_timeout: Annotated[
         Duration, key("Time for the answer to MAIL FROM.", postfix="smtp_mail_timeout")
@@ -45,13 +55,17 @@ class StageLimits:
     ] = parse_duration("180s")
     data_done_timeout: Annotated[
         Duration,
-        key("Time for the answer to the final dot; with LMTP for each.", postfix="smtp_data_done_timeout"),
+        key(
+            "Time for the answer to the final dot; with LMTP for each.",
+            postfix="smtp_data_done_timeout",
+        ),
     ] = parse_duration("600s")
     rset_timeout: Annotated[
         Duration, key("Time for the answer to RSET.", postfix="smtp_rset_timeout")
     ] = parse_duration("20s")
     quit_timeout: Annotated[
-        Duration, key("Time for the answer to QUIT, where it is awaited.", postfix="smtp_quit_timeout")
+        Duration,
+        key("Time for the answer to QUIT, where it is awaited.", postfix="smtp_quit_timeout"),
     ] = parse_duration("300s")
 
     @cached_property

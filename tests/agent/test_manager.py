@@ -3,12 +3,10 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import text
 
 from deliveryagent.agent.bounce import Composer
 from deliveryagent.agent.manager import Manager
@@ -292,14 +290,16 @@ def test_a_message_that_kills_its_worker_three_times_is_held_and_the_postmaster_
                 await asyncio.sleep(0.005)
             (batch,) = stage.manager.schedule.in_flight.values()
             stage.manager.try_again(batch, crashed=True, now=stage.now)
-            await stage.manager.recorded()
+            await stage.manager.recorder.done()
             await asyncio.sleep(0.02)
         await stage.idle()
         assert stage.rows(f"SELECT status FROM recipient WHERE message_id = {poison}") == [
             ("held",)
         ]
-        notices = stage.rows("SELECT address FROM recipient WHERE message_id IN "
-                             "(SELECT id FROM message WHERE sender = '')")
+        notices = stage.rows(
+            "SELECT address FROM recipient WHERE message_id IN "
+            "(SELECT id FROM message WHERE sender = '')"
+        )
         assert notices == [("postmaster@agent.test",)]
 
     play(tmp_path, answers, story)

@@ -8,7 +8,7 @@ import socket
 import sqlite3
 import tempfile
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, closing
 from functools import cache
 from pathlib import Path
@@ -73,6 +73,12 @@ def content_of(file: Path, queue_id: int | None = None) -> bytes:
     where = "" if queue_id is None else f"WHERE message_id = {queue_id}"
     query = f"SELECT data FROM content {where} ORDER BY message_id, part"
     return b"".join(data for (data,) in rows(file, query))
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """Wait until something is true; the test's own time limit is the limit."""
+    while not true():  # noqa: ASYNC110 - what is waited for is in another process or thread
+        await asyncio.sleep(0.002)
 
 
 class Desk:

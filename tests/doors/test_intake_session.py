@@ -26,6 +26,7 @@ from tests.doors.office import (
     request,
     rows,
     stored,
+    until,
 )
 
 Scene = Callable[[Office, Caller], Awaitable[None]]
@@ -77,8 +78,7 @@ def test_many_messages_are_read_while_the_first_waits_for_its_commit(tmp_path: P
         office.desk.gate.clear()
         wrong = request(recipients=["nobody at all"])
         caller.put(b"".join([request()] * 20 + [wrong] + [request()] * 20))
-        while len(office.desk.submitted) < 40:
-            await asyncio.sleep(0.01)
+        await until(lambda: len(office.desk.submitted) == 40)
         office.desk.gate.set()
         answers = [await caller.answer() for _ in range(41)]
         assert [answer["ok"] for answer in answers] == [True] * 20 + [False] + [True] * 20
@@ -363,8 +363,7 @@ def test_a_caller_that_vanishes_at_any_octet_leaves_nothing(tmp_path: Path, cut:
         caller.writer.close()
         async with await office.call() as other:
             assert (await other.send())["ok"]
-        while office.local.connections:
-            await asyncio.sleep(0.001)
+        await until(lambda: not office.local.connections)
         assert stored(office.queue) == 1
         assert not leftovers(office.queue)
         assert not rows(office.queue, "SELECT * FROM arriving")

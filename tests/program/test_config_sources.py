@@ -101,9 +101,9 @@ def test_the_system_queue_has_its_socket_under_run() -> None:
 
 
 def test_systemd_says_where_state_and_socket_are() -> None:
-    environ = {"STATE_DIRECTORY": "/home/kim/state:/other", "RUNTIME_DIRECTORY": "/run/user/7/d:/x"}
+    environ = {"STATE_DIRECTORY": "/srv/kim/state:/other", "RUNTIME_DIRECTORY": "/run/user/7/d:/x"}
     place = locate("/dev/null", (), environ)
-    assert place.queue_url == "sqlite:////home/kim/state/queue.sqlite3"
+    assert place.queue_url == "sqlite:////srv/kim/state/queue.sqlite3"
     assert place.run_dir == "/run/user/7/d"
 
 

@@ -136,10 +136,9 @@ def repeated(ledger: Ledger) -> list[Arrival]:
 def in_doubt(arrival: Arrival, kills: list[float]) -> float | None:
     """The kill that kept the sender from knowing of this arrival; None if there is none."""
     answered = arrival.replied or float("inf")
-    return next(
-        (kill for kill in kills if arrival.dotted <= kill + SLACK and answered >= kill - SLACK),
-        None,
-    )
+    distances = {kill: max(arrival.dotted - kill, kill - answered, 0.0) for kill in kills}
+    nearest = min(distances, key=distances.__getitem__)
+    return nearest if distances[nearest] <= SLACK else None
 
 
 def run_trial(directory: Path, victim: str, kills: int) -> None:

@@ -97,7 +97,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WholeAgent]:
             stack.callback(sink.wait)
             stack.callback(sink.terminate)
             way = "lmtp:inet:" if "-L" in options else ""
-            configuration += f'[[route]]\nmatch = "{name}.test"\n'
+            configuration += f'[[route]]\nmatch = ["{name}.test"]\n'
             configuration += f'nexthop = "{way}[127.0.0.1]:{ports[name]}"\n'
         for port in ports.values():
             eventually(lambda port=port: _listens(port))  # type: ignore[misc]
@@ -159,7 +159,7 @@ def test_a_real_postfix_takes_refuses_and_keeps_mail_octet_by_octet(
     (tmp_path / "run").mkdir()
     with Background(lambda: NameServer(zone)) as dns:
         configuration = CONFIGURATION.format(directory=tmp_path).replace(
-            "workers = 1", 'workers = 1\nloopback_mx = true'
+            "workers = 1", "workers = 1\nloopback_mx = true"
         )
         configuration += f'port = {postfix.port}\n[dns]\nnameservers = ["{dns.address}"]\n'
         with WholeAgent(tmp_path, configuration) as agent:
