@@ -6,6 +6,7 @@ deliveryagent(8); a test compares them with what is kept here. What no declarati
 """
 
 import inspect
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -182,7 +183,12 @@ def schema_page() -> str:
     page.section("Description")
     page.paragraphs(passages.SCHEMA)
     for paragraph in inspect.cleandoc(tables.__doc__ or "").split("\n\n")[1:]:
-        page.paragraph(plain(" ".join(paragraph.replace("``", "").split())))
+        for part in re.split(r"\n(?=\* )", paragraph.replace("``", "")):
+            text = plain(" ".join(part.removeprefix("* ").split()))
+            if part.startswith("* "):
+                page.item("\\(bu", text)
+            else:
+                page.paragraph(text)
     page.section("Tables")
     for table in tables.metadata.sorted_tables:
         _table(page, table)
@@ -192,6 +198,7 @@ def schema_page() -> str:
 
 def _table(page: Page, table: Table) -> None:
     page.part(table.name)
+    rows = []
     for column in table.columns:
         facts = [str(column.type).lower().replace("_", " ")]
         if column.primary_key:
@@ -199,7 +206,8 @@ def _table(page: Page, table: Table) -> None:
         facts += [f"names {key.target_fullname}" for key in column.foreign_keys]
         if column.nullable:
             facts.append("may be null")
-        page.item(bold(column.name), literal(", ".join(facts)))
+        rows.append(f"{column.name:<17} {', '.join(facts)}")
+    page.example(rows)
     for check in sorted(_checks(table)):
         page.paragraph(f"Always: {literal(check)}")
 

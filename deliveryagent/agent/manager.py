@@ -23,6 +23,7 @@ from deliveryagent.agent import frames, journal, recovery
 from deliveryagent.agent.bounce import Composer
 from deliveryagent.agent.crew import Crew, Worker
 from deliveryagent.agent.custody import LOOK_AGAIN, Custody
+from deliveryagent.agent.recorder import Recorder
 from deliveryagent.agent.reporting import Reporting
 from deliveryagent.agent.rules import Rules
 from deliveryagent.agent.schedule import Batch, Destination, Schedule

@@ -156,7 +156,7 @@ def _run(
 def _ask(screen: Screen, verb: Verb, tally: Tally) -> None:
     """Let a person on a terminal confirm; without one, refuse."""
     screen.note(f"{verb.will} {_counted(tally)}, for example {', '.join(tally.sample)}.")
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if not at_terminal():
         raise CommandError(
             f"this concerns {count(tally.messages, 'message')}; nothing was changed",
             hint="Add --yes to do it, or --dry-run to only count.",
@@ -168,9 +168,14 @@ def _ask(screen: Screen, verb: Verb, tally: Tally) -> None:
         raise CommandError("nothing was changed")
 
 
+def at_terminal() -> bool:
+    """Whether there is a person who can be asked."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
 def _counted(tally: Tally) -> str:
     messages = count(tally.messages, "message")
-    return f"{count(tally.recipients, 'recipient')} of {messages}, {sized(tally.bytes)}"
+    return f"{count(tally.recipients, 'recipient')} of {messages}, {sized(tally.bytes)}B"
 
 
 def _report(

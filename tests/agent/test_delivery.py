@@ -371,7 +371,7 @@ def test_a_limit_of_messages_per_session_brings_further_sessions_to_the_same_hos
 def test_a_session_lost_between_transactions_leaves_the_rest_for_the_next_host() -> None:
     async def story(courier: Courier) -> None:
         extensions = (*EXTENSIONS, "LIMITS RCPTMAX=1")
-        script = {"DOT": ["250 2.0.0 taken", Close()]}
+        script: Script = {"DOT": ["250 2.0.0 taken", Close()]}
         async with (
             ScriptedPeer(script, host=FIRST, port=courier.port, extensions=extensions),
             ScriptedPeer(host=SECOND, port=courier.port) as second,
@@ -508,7 +508,7 @@ def test_a_refused_rset_costs_only_the_session() -> None:
 
 def test_an_old_session_that_falls_silent_is_a_failure_of_the_host() -> None:
     async def story(courier: Courier) -> None:
-        script = {"MAIL": ["250 ok", Stall()]}
+        script: Script = {"MAIL": ["250 ok", Stall()]}
         async with ScriptedPeer(script, host=FIRST, port=courier.port):
             await courier.deliver(request(KIM))
             result = await courier.deliver(request(LEE))

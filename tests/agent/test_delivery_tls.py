@@ -69,7 +69,12 @@ DEMANDED: list[tuple[str, Script, bool, tuple[str, str, str]]] = [
     ("not offered", {}, False, ("DEFERRED", "starttls", "4.7.4")),
     ("4xx", {"STARTTLS": "454 4.7.0 not now"}, True, ("DEFERRED", "starttls", "4.7.0")),
     ("5xx", {"STARTTLS": "554 5.7.0 no"}, True, ("BOUNCED", "starttls", "5.7.0")),
-    ("broken", {"HANDSHAKE": Pause(0.05, Raw(b"not TLS\r\n"))}, True, ("DEFERRED", "starttls", "4.7.5")),
+    (
+        "broken",
+        {"HANDSHAKE": Pause(0.05, Raw(b"not TLS\r\n"))},
+        True,
+        ("DEFERRED", "starttls", "4.7.5"),
+    ),
     ("closed", {"HANDSHAKE": Close()}, True, ("DEFERRED", "starttls", "4.7.5")),
     ("stalls", {"HANDSHAKE": Stall()}, True, ("DEFERRED", "starttls", "4.7.5")),
     (

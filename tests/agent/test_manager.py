@@ -286,7 +286,7 @@ def test_a_message_that_kills_its_worker_three_times_is_held_and_the_postmaster_
     async def story(stage: Stage) -> None:
         poison = await stage.enqueue("x@poison.test")
         for _ in range(3):
-            while not stage.manager.schedule.in_flight:
+            while not stage.manager.schedule.in_flight:  # noqa: ASYNC110 - nothing tells of a start
                 await asyncio.sleep(0.005)
             (batch,) = stage.manager.schedule.in_flight.values()
             stage.manager.try_again(batch, crashed=True, now=stage.now)

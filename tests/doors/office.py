@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import random
 import shutil
 import socket
@@ -14,7 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
-from deliveryagent.intake.admission import Admission, SubmitSettings
+from deliveryagent.config.location import SOCKET_NAME
+from deliveryagent.intake.admission import Admission, SubmitSettings, own_peer
 from deliveryagent.intake.local_socket import LocalSocket
 from deliveryagent.intake.queue_door import QueueDoor
 from deliveryagent.intake.requests import SessionLimits
@@ -30,6 +32,7 @@ from deliveryagent.queue.thread import Database, StoreUnavailable
 from deliveryagent.queue.upgrade import ensure
 
 PART = 1024
+ME = own_peer()
 LETTER = b"Subject: test\n\nhello\n"
 TERMS = Terms(hostname="mail.example.org", limits=LimitSettings(), part_size=PART)
 
@@ -117,7 +120,7 @@ class Office:
 
     def __init__(self, directory: Path, desk: Desk, local: LocalSocket) -> None:
         self.queue = directory / "queue.sqlite3"
-        self.socket = directory / "sock"
+        self.socket = directory / SOCKET_NAME
         self.desk = desk
         self.local = local
         self.troubles: list[Exception] = []
@@ -184,7 +187,7 @@ async def open_office(
     *,
     limits: SessionLimits | None = None,
     submit: SubmitSettings | None = None,
-    service_uid: int = 0,
+    service_uid: int = os.geteuid(),
     orders: Mapping[str, Order] | None = None,
     open_orders: Mapping[str, OpenOrder] | None = None,
     terms: Terms = TERMS,
@@ -203,7 +206,7 @@ async def open_office(
     desk = Desk(door)
     troubles: list[Exception] = []
     local = LocalSocket(
-        directory / "sock",
+        directory / SOCKET_NAME,
         submitter=desk,
         orders=orders or {},
         open_orders=open_orders,

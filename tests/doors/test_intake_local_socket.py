@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import uvloop
 
+from deliveryagent.config.location import SOCKET_NAME
 from deliveryagent.intake.admission import Peer
 from deliveryagent.intake.requests import SessionLimits
 from deliveryagent.protocol.local import chunk, encode_line
-from tests.doors.office import leftovers, open_office, request, stored, until
+from tests.doors.office import ME, leftovers, open_office, request, stored, until
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
@@ -55,7 +56,7 @@ def test_the_socket_is_there_for_everybody_while_the_service_runs(tmp_path: Path
 
 def test_a_socket_left_by_a_dead_service_is_replaced(tmp_path: Path, run: Run) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
-        dead.bind(str(tmp_path / "sock"))
+        dead.bind(str(tmp_path / SOCKET_NAME))
 
     async def main() -> None:
         async with open_office(tmp_path) as office, await office.call() as caller:
@@ -77,7 +78,7 @@ def test_a_socket_of_a_successor_stays(tmp_path: Path, run: Run) -> None:
 
 def test_an_inherited_socket_is_used_and_its_file_left_alone(tmp_path: Path, run: Run) -> None:
     listening = socket.socket(socket.AF_UNIX)
-    listening.bind(str(tmp_path / "sock"))
+    listening.bind(str(tmp_path / SOCKET_NAME))
     listening.listen()
 
     async def main() -> None:
@@ -103,9 +104,9 @@ def test_the_caller_is_known_from_the_kernel(tmp_path: Path, run: Run) -> None:
             answer = await caller.order("who", uid=1, admin=False)
             assert answer == {
                 "ok": True,
-                "uid": os.geteuid(),
+                "uid": ME.uid,
                 "pid": os.getpid(),
-                "user": "root",
+                "user": ME.user,
                 "admin": True,
             }
 

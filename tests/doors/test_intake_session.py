@@ -16,6 +16,7 @@ from deliveryagent.protocol.local import END_OF_CONTENT, ServiceError, chunk, en
 from deliveryagent.setting import ByteSize
 from tests.doors.office import (
     LETTER,
+    ME,
     PART,
     UNAVAILABLE,
     Caller,
@@ -53,7 +54,7 @@ def test_a_message_is_in_the_queue_when_its_id_is_told(tmp_path: Path) -> None:
         assert answer.keys() == {"ok", "id"}
         assert len(answer["id"]) == 13
         (row,) = rows(office.queue, "SELECT sender, dotted, origin, tags FROM message")
-        assert row == ("shop@example.org", 1, "uid=0", '{"app":"shop"}')
+        assert row == ("shop@example.org", 1, ME.origin, '{"app":"shop"}')
         (row,) = rows(office.queue, "SELECT address, destination, status, notify FROM recipient")
         assert row == ("kim@example.net", "example.net", "queued", 2)
         assert content_of(office.queue).endswith(b"\r\n\r\n.dot\r\n")
@@ -133,7 +134,9 @@ def test_the_callers_own_address_is_the_default_sender(tmp_path: Path) -> None:
         line = encode_line({"op": "send", "recipients": ["kim@example.net"]})
         caller.put(line + chunk(LETTER) + END_OF_CONTENT)
         assert (await caller.answer())["ok"]
-        assert rows(office.queue, "SELECT sender FROM message") == [("root@mail.example.org",)]
+        assert rows(office.queue, "SELECT sender FROM message") == [
+            (f"{ME.user}@mail.example.org",)
+        ]
 
     play(tmp_path, scene)
 
@@ -401,7 +404,7 @@ def test_an_order_is_carried_out_for_an_administrator(tmp_path: Path) -> None:
         assert answer == {
             "ok": True,
             "fields": {"op": "hold", "filter": {"all": True}},
-            "who": "root",
+            "who": ME.user,
         }
 
     play(tmp_path, scene, orders={"hold": _describe})

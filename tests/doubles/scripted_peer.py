@@ -84,7 +84,8 @@ class Pause:
 
 
 Action = str | Raw | Drip | Endless | Stall | Close | Reset | Pause
-Script = Mapping[str, Action | Sequence[Action]]
+Script = Mapping[str, object]
+"""Actions or sequences of actions; anything else is refused when the peer is made."""
 
 
 @dataclass
@@ -270,11 +271,16 @@ class _Session:
             if not self.buffer:
                 await self.more()
             await self.act("CONTENT", "")
-        raw: list[bytes] = []
-        while (line := await self.line()) != b".":
-            raw.append(line + b"\r\n")
+        raw = bytearray(b"\r\n" + self.buffer)
+        start = 0
+        while (end := raw.find(b"\r\n.\r\n", start)) < 0:
+            start = max(0, len(raw) - 4)
+            self.buffer = b""
+            await self.more()
+            raw += self.buffer
+        self.buffer = bytes(raw[end + 5 :])
         message, self.message = self.message, Message("", [], b"")
-        message.raw = b"".join(raw)
+        message.raw = bytes(raw[2 : end + 2])
         self.peer.messages.append(message)
         for address in message.recipients if self.peer.lmtp else [""]:
             await self.act("DOT", "250 2.0.0 taken", address)
@@ -376,10 +382,13 @@ def _wire(text: str) -> bytes:
     return text.replace("\n", "\r\n").encode() + b"\r\n"
 
 
-def _actions(value: Action | Sequence[Action]) -> list[Action]:
-    if isinstance(value, str | Raw | Drip | Endless | Stall | Close | Reset | Pause):
-        return [value]
-    return list(value)
+def _actions(value: object) -> list[Action]:
+    actions: list[Action] = []
+    for action in value if isinstance(value, list | tuple) else [value]:
+        if not isinstance(action, Action):
+            raise TypeError(f"{action!r} is nothing a peer can do")
+        actions.append(action)
+    return actions
 
 
 @cache

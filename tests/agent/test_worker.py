@@ -1,0 +1,354 @@
+"""A real worker process on a real socket pair: frames in, frames out, and every way it can end."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deliveryagent.agent import frames
+from deliveryagent.agent.journal import State, read, writer
+from deliveryagent.agent.worker_settings import ClientSettings, LmtpSettings, WorkerSettings
+from deliveryagent.lab.nameserver import NameServer
+from deliveryagent.mail.delivery import DeliveryRequest, Verdict
+from deliveryagent.policy.targets import LoopSettings
+from deliveryagent.resolver.lookup import ResolverSettings
+from deliveryagent.setting import parse_duration
+from tests.doubles.courier import FIRST, IDENTITY, LIMITS, TWO_HOSTS, free_port, request, until
+from tests.doubles.manager_double import ROOT, WorkerProcess
+from tests.doubles.scripted_peer import Close, Pause, Script, ScriptedPeer, Stall
+
+KIM = "kim@example.net"
+Story = Callable[[WorkerProcess, int], Awaitable[None]]
+
+
+def with_worker(
+    story: Story,
+    journal: Path,
+    *,
+    smtp: dict[str, Any] | None = None,
+    contents: dict[int, list[bytes]] | None = None,
+    settles: bool = True,
+) -> None:
+    """Run a story with a worker whose mail goes to hosts at the story's port."""
+
+    async def run() -> None:
+        port = free_port()
+        async with NameServer(TWO_HOSTS) as names:
+            settings = WorkerSettings(
+                hostname="mail.example.org",
+                identity=IDENTITY,
+                dns=ResolverSettings(nameservers=(names.address,), timeout=parse_duration(1)),
+                loop=LoopSettings(loopback_mx=True, inet_interfaces=("127.0.0.250",)),
+                smtp=ClientSettings(**{**LIMITS, "port": port, **(smtp or {})}),
+                lmtp=LmtpSettings(**LIMITS),
+            )
+            worker = WorkerProcess(settings, journal, contents=contents, settles=settles)
+            async with worker:
+                await story(worker, port)
+
+    asyncio.run(run())
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Path:
+    """Where the worker keeps its journal."""
+    return tmp_path / "worker.journal"
+
+
+def numbered(serial: int, **changes: Any) -> DeliveryRequest:
+    return request(KIM, serial=serial, queue_id=1000 + serial, **changes)
+
+
+def verdicts(worker: WorkerProcess) -> dict[int, Verdict]:
+    return {
+        serial: Verdict(result.recipients[0].verdict) for serial, result in worker.results.items()
+    }
+
+
+def test_requests_are_delivered_and_their_slots_used_again(journal: Path) -> None:
+    async def story(worker: WorkerProcess, port: int) -> None:
+        async with ScriptedPeer(host=FIRST, port=port) as peer:
+            worker.say(*(frames.Deliver(numbered(n)) for n in range(1, 201)))
+            await worker.until(lambda: len(worker.results) == 200)
+            assert set(verdicts(worker).values()) == {Verdict.DELIVERED}
+            assert len(peer.messages) == 200
+            sequences = [result.sequence for result in worker.results.values()]
+            assert sequences == list(range(1, 201))
+            await until(lambda: read(journal, IDENTITY) == [])
+            assert (await worker.frame(frames.Ready)).pid == worker.pid
+
+    with_worker(story, journal)
+
+
+def test_a_lookup_tells_the_site(journal: Path) -> None:
+    async def story(worker: WorkerProcess, _: int) -> None:
+        hops = [
+            "example.net",
+            "nowhere.test",
+            "[127.0.0.1]:25",
+            "lmtp:unix:/run/x",
+            "hold:x",
+            "[bad",
+        ]
+        worker.say(*(frames.Lookup(n, hop, -1) for n, hop in enumerate(hops)))
+        sites: dict[int, frames.Site] = {}
+
+        def all_known() -> bool:
+            sites.update({f.serial: f for f in worker.heard if isinstance(f, frames.Site)})
+            return len(sites) == len(hops)
+
+        await worker.until(all_known)
+        assert [sites[n].name for n in range(6)] == [
+            "mx1.example.net,mx2.example.net",
+            "",
+            "127.0.0.1:25",
+            "lmtp:unix:/run/x",
+            "hold:x",
+            "",
+        ]
+        assert 0 < sites[0].ttl <= 300
+        assert all(site.ttl > 0 for site in sites.values())
+
+    with_worker(story, journal)
+
+
+def test_a_sign_of_life_comes_each_second(journal: Path) -> None:
+    async def story(worker: WorkerProcess, _: int) -> None:
+        def two() -> bool:
+            return sum(isinstance(f, frames.Beat) for f in worker.heard) >= 2
+
+        await worker.until(two, limit=3.0)
+
+    with_worker(story, journal)
+
+
+def test_large_contents_are_fetched(journal: Path) -> None:
+    parts = [b"x" * 62 + b"\r\n", b"y" * 62 + b"\r\n", b"end\r\n"]
+
+    async def story(worker: WorkerProcess, port: int) -> None:
+        async with ScriptedPeer(host=FIRST, port=port) as peer:
+            size = sum(map(len, parts))
+            worker.say(frames.Deliver(numbered(1, content=None, size=size)))
+            worker.say(frames.Deliver(numbered(2, content=None, size=size)))
+            await worker.until(lambda: len(worker.results) == 2)
+            assert verdicts(worker) == {1: Verdict.DELIVERED, 2: Verdict.HELD}
+            assert [m.raw for m in peer.messages] == [b"".join(parts)]
+
+    with_worker(story, journal, contents={1001: parts, 1002: parts[:2]})
+
+
+def test_released_sessions_say_quit(journal: Path) -> None:
+    async def story(worker: WorkerProcess, port: int) -> None:
+        async with ScriptedPeer(host=FIRST, port=port) as peer:
+            worker.say(frames.Deliver(numbered(1)))
+            await worker.result(1)
+            worker.say(frames.Release("other.test"))
+            worker.say(frames.Deliver(numbered(2)))
+            await worker.result(2)
+            assert len(peer.clients) == 1
+            worker.say(frames.Release("example.net"))
+            await until(lambda: "QUIT" in peer.verbs())
+            worker.say(frames.Deliver(numbered(3)))
+            await worker.result(3)
+            assert len(peer.clients) == 2
+
+    with_worker(story, journal)
+
+
+# -- the end ---
+
+
+def test_a_drained_worker_finishes_what_runs_and_exits(journal: Path) -> None:
+    async def story(worker: WorkerProcess, port: int) -> None:
+        script: Script = {"DOT": Pause(0.2, "250 2.0.0 taken")}
+        async with ScriptedPeer(script, host=FIRST, port=port) as peer:
+            worker.say(frames.Deliver(numbered(1)))
+            await until(lambda: len(peer.messages) == 1)
+            worker.say(frames.Drain(5.0), frames.Deliver(numbered(2)))
+            assert await worker.exit_status() == 0
+            assert verdicts(worker) == {1: Verdict.DELIVERED, 2: Verdict.RETURNED}
+            assert peer.verbs()[-1] == "QUIT"
+
+    with_worker(story, journal)
+
+
+def test_grace_ends_before_the_dot_but_not_after_it(journal: Path) -> None:
+    async def story(worker: WorkerProcess, port: int) -> None:
+        script: Script = {
+            "MAIL before@example.org": Stall(),
+            "DOT": Pause(0.6, "250 2.0.0 taken"),
+        }
+        async with ScriptedPeer(script, host=FIRST, port=port) as peer:
+            worker.say(frames.Deliver(numbered(1)))
+            worker.say(frames.Deliver(numbered(2, sender="before@example.org")))
+            await until(lambda: len(peer.messages) == 1 and len(peer.clients) == 2)
+            worker.say(frames.Drain(0.2))
+            assert await worker.exit_status() == 0
+            assert verdicts(worker) == {1: Verdict.DELIVERED, 2: Verdict.RETURNED}
+            assert worker.results[2].sequence == 0
+            assert read(journal, IDENTITY) == []
+
+    with_worker(story, journal)
+
+
+def test_an_idle_worker_exits_at_once(journal: Path) -> None:
+    async def story(worker: WorkerProcess, _: int) -> None:
+        worker.say(frames.Drain(60.0))
+        assert await worker.exit_status(2.0) == 0
+
+    with_worker(story, journal)
+
+
+def test_a_worker_whose_manager_died_notes_its_outcomes_and_exits(journal: Path) -> None:
+    async def story(worker: WorkerProcess, port: int) -> None:
+        script: Script = {
+            "MAIL before@example.org": Stall(),
+            "DOT": Pause(1.3, "250 2.0.0 taken"),
+        }
+        async with ScriptedPeer(script, host=FIRST, port=port) as peer:
+            worker.say(frames.Deliver(numbered(1)))
+            worker.say(frames.Deliver(numbered(2, sender="before@example.org")))
+            await until(lambda: len(peer.messages) == 1 and len(peer.clients) == 2)
+            assert writer(journal) == worker.pid
+            worker.hang_up()
+            assert await worker.exit_status() == 0
+            (entry,) = read(journal, IDENTITY)
+            assert (entry.queue_id, entry.state) == (1001, State.REPLIED)
+            assert entry.result is not None
+            assert entry.result.recipients[0].verdict == Verdict.DELIVERED
+            assert writer(journal) is None
+
+    with_worker(story, journal)
+
+
+def test_signals_are_the_managers_business(journal: Path) -> None:
+    async def story(worker: WorkerProcess, port: int) -> None:
+        async with ScriptedPeer(host=FIRST, port=port):
+            for number in (signal.SIGTERM, signal.SIGINT):
+                os.kill(worker.pid, number)
+            worker.say(frames.Deliver(numbered(1)))
+            assert (await worker.result(1)).recipients[0].verdict == Verdict.DELIVERED
+
+    with_worker(story, journal)
+
+
+KILLED: list[tuple[str, Script, State]] = [
+    ("greeting", {"CONNECT": Stall()}, State.STARTED),
+    ("MAIL", {"MAIL": Stall()}, State.STARTED),
+    ("RCPT", {"RCPT": Stall()}, State.STARTED),
+    ("DATA", {"DATA": Stall()}, State.STARTED),
+    ("dot", {"DOT": Stall()}, State.DOT),
+]
+
+
+@pytest.mark.parametrize(("script", "state"), [r[1:] for r in KILLED], ids=[r[0] for r in KILLED])
+def test_a_killed_worker_leaves_word_how_far_it_was(
+    journal: Path, script: Script, state: State
+) -> None:
+    async def story(worker: WorkerProcess, port: int) -> None:
+        async with ScriptedPeer(script, host=FIRST, port=port) as peer:
+            worker.say(frames.Deliver(numbered(1)))
+            if state is State.DOT:
+                await until(lambda: len(peer.messages) == 1)
+            else:
+                await until(lambda: len(peer.clients) == 1)
+                await asyncio.sleep(0.05)
+            worker.kill()
+            await worker.exit_status()
+            (entry,) = read(journal, IDENTITY)
+            assert (entry.state, entry.queue_id) == (state, 1001)
+            assert entry.recipients == ((1, 1),)
+            assert (FIRST in entry.host) is (state is State.DOT)
+
+    with_worker(story, journal)
+
+
+def test_a_worker_killed_after_the_reply_leaves_the_outcome(journal: Path) -> None:
+    async def story(worker: WorkerProcess, port: int) -> None:
+        async with ScriptedPeer(host=FIRST, port=port):
+            worker.say(frames.Deliver(numbered(1)), frames.Deliver(numbered(2)))
+            await worker.until(lambda: len(worker.results) == 2)
+            worker.kill()
+            await worker.exit_status()
+            entries = read(journal, IDENTITY)
+            assert {e.queue_id: e.result for e in entries} == {
+                result.queue_id: result for result in worker.results.values()
+            }
+
+    with_worker(story, journal, settles=False)
+
+
+def test_requests_wait_while_the_journal_is_full(journal: Path) -> None:
+    async def story(worker: WorkerProcess, port: int) -> None:
+        many = 2048 + 10
+        async with ScriptedPeer(host=FIRST, port=port):
+            worker.say(
+                *(
+                    frames.Deliver(numbered(n, next_hop="discard:", content=b"", size=0))
+                    for n in range(1, many + 1)
+                )
+            )
+            await worker.until(lambda: len(worker.results) == 2048)
+            beats = sum(isinstance(f, frames.Beat) for f in worker.heard)
+            await worker.until(
+                lambda: sum(isinstance(f, frames.Beat) for f in worker.heard) > beats
+            )
+            assert len(worker.results) == 2048
+            worker.say(frames.Settled(5))
+            await worker.until(lambda: len(worker.results) == 2053)
+            worker.say(frames.Settled(2048))
+            await worker.until(lambda: len(worker.results) == many)
+
+    with_worker(story, journal, settles=False)
+
+
+def test_bad_settings_end_the_worker_with_a_word(
+    journal: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def run() -> None:
+        settings = WorkerSettings(
+            hostname="x", dns=ResolverSettings(nameservers=("ns.example.org",))
+        )
+        worker = WorkerProcess(settings, journal)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(3):
+                await worker.__aenter__()
+        assert await worker.exit_status() == 78
+
+    asyncio.run(run())
+    assert "is no name server" in capfd.readouterr().err
+
+
+def test_a_lost_connection_is_told_apart_from_a_fault(journal: Path) -> None:
+    async def story(worker: WorkerProcess, port: int) -> None:
+        async with ScriptedPeer({"RCPT": Close()}, host=FIRST, port=port):
+            worker.say(frames.Deliver(numbered(1)))
+            result = await worker.result(1)
+            assert result.recipients[0].verdict == Verdict.DEFERRED
+            kinds = {f.kind for f in worker.heard if isinstance(f, frames.Event)}
+            assert "fault" not in kinds
+
+    with_worker(story, journal)
+
+
+def test_a_worker_is_small_and_knows_no_sql() -> None:
+    code = """
+import json, resource, sys
+import deliveryagent.agent.worker
+rooms = {name.partition(".")[0] for name in sys.modules}
+used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps([sorted(rooms & {"sqlalchemy", "alembic", "click", "queue_schema"}), used]))
+"""
+    said = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True
+    ).stdout
+    rooms, kilobytes = json.loads(said)
+    assert rooms == []
+    assert kilobytes < 100_000
