@@ -161,9 +161,12 @@ class Client:
 
     def _hand_over(self, batch: Batch) -> None:
         """Send everything, over as many connections as it takes."""
-        deadline = time.monotonic() + self._patience
-        while not batch.complete:
-            answered = len(batch.ids)
+        deadline, answered = time.monotonic() + self._patience, -1
+        while not batch.complete():
+            if len(batch.ids) > answered:
+                deadline, answered = time.monotonic() + self._patience, len(batch.ids)
+            else:
+                time.sleep(_PAUSE)  # twice in a row without any answer
             try:
                 way = self._way(deadline)
                 if isinstance(way, Link):
@@ -174,8 +177,6 @@ class Client:
             except LostError as error:
                 self.close()
                 batch.lost()
-                if len(batch.ids) > answered:
-                    deadline = time.monotonic() + self._patience
                 if time.monotonic() > deadline:
                     batch.give_up(error)
             except ServiceError as error:
@@ -184,7 +185,9 @@ class Client:
     def _way(self, deadline: float) -> "Link | DirectQueue":
         """The service, waited for while it may be restarting, or else the queue, locked."""
         if self._link is not None:
-            return self._link
+            if not self._link.stale:
+                return self._link
+            self.close()
         path, url = self._location()
         while True:
             try:

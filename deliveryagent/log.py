@@ -118,6 +118,7 @@ class EventLog:
     ) -> None:
         self._settings = settings
         self._environ = environ
+        self._clock = clock
         self._hostname = hostname
         self._target = Target(settings.file)
         self._journal = not settings.file and in_journal(_STDERR, environ)
@@ -149,7 +150,7 @@ class EventLog:
     def reopen(self, settings: LogSettings | None = None) -> None:
         """Open the file again, or another; when that fails the old one stays and tells why."""
         settings = settings or self._settings
-        now = time.time()
+        now = self._clock()
         try:
             target = Target(settings.file)
         except OSError as error:

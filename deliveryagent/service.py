@@ -24,6 +24,7 @@ from deliveryagent.agent.control import Control
 from deliveryagent.agent.crew import Crew
 from deliveryagent.agent.manager import Manager
 from deliveryagent.agent.readiness import Readiness, inherited_sockets
+from deliveryagent.agent.reporting import Reporting
 from deliveryagent.agent.rules import Rules
 from deliveryagent.agent.schedule import Schedule
 from deliveryagent.agent.upkeep import LEASE, Upkeep
@@ -162,7 +163,12 @@ class Service:
             identity=identity,
             schedule=Schedule(rules=rules, rng=self._rng),
             rules=rules,
-            composer=self._composer(self.config),
+            reporting=Reporting(
+                database=database,
+                composer=self._composer(self.config),
+                log=self._log,
+                clock=time.time,
+            ),
             log=self._log,
             clock=time.time,
             rng=self._rng,

@@ -17,6 +17,7 @@ from deliveryagent.mail.nexthop import Endpoint, NextHop, parse_next_hops
 from deliveryagent.mail.security import TlsDemand
 from deliveryagent.policy import tls
 from deliveryagent.policy.targets import OwnNames
+from deliveryagent.protocol.content import Stuffer
 
 _ALL_KEYWORDS = {"SILENT-DISCARD"}  # a word Postfix accepts there; it is no keyword
 
@@ -80,6 +81,7 @@ class Clients:
             self._loop.loopback_mx,
         )
         demand = tls.demand(settings)
+        Stuffer(settings.line_length_limit)  # would refuse an impossible limit, here and not later
         profile = Profile(
             settings=settings,
             reuse=settings,

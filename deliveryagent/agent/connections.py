@@ -13,40 +13,12 @@ then.
 
 import asyncio
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass
-from typing import Annotated, Protocol
+from typing import Protocol
 
-from deliveryagent.setting import Duration, key, parse_duration
+from deliveryagent.agent.settings import ReuseSettings
 
 _LOOK = 0.5  # seconds between two looks at the idle sessions
 DETOURS_KEPT = 2_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReuseSettings:
-    """For how long a session is used for further messages."""
-
-    connection_cache_time_limit: Annotated[
-        Duration,
-        key(
-            "How long a session may be idle before it is ended; 0 means none is kept.",
-            postfix="smtp_connection_cache_time_limit",
-        ),
-    ] = parse_duration("5s")
-    connection_reuse_time_limit: Annotated[
-        Duration,
-        key(
-            "How long after it was opened a session may take a further message.",
-            postfix="smtp_connection_reuse_time_limit",
-        ),
-    ] = parse_duration("300s")
-    connection_reuse_count_limit: Annotated[
-        int,
-        key(
-            "Messages of one session; 0 means no limit. A slow host attracts more mail with one.",
-            postfix="smtp_connection_reuse_count_limit",
-        ),
-    ] = 0
 
 
 class Idle(Protocol):

@@ -11,32 +11,14 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Protocol, cast
+from typing import Protocol, cast
 
 from deliveryagent.agent import frames
 from deliveryagent.agent.frames import FromWorker, ToWorker
-from deliveryagent.setting import Duration, key, parse_duration
 
 SILENCE = 60.0  # seconds without a beat until a worker counts as stuck
 _SLOWEST_RESTART = 30.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class CrewSettings:
-    """The worker processes of this agent."""
-
-    workers: Annotated[
-        int, key("Number of delivery worker processes; 0 means one per processor core.")
-    ] = 0
-    shutdown_grace: Annotated[
-        Duration,
-        key(
-            "How long deliveries that have not sent their final dot may go on after the service was told to "
-            "stop; those after the dot wait for the answer, however long its limit is."
-        ),
-    ] = parse_duration("10s")
 
 
 class CrewOwner(Protocol):

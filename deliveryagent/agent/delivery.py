@@ -15,8 +15,8 @@ from collections import deque
 from functools import lru_cache
 from typing import cast
 
-from deliveryagent.agent.session import Session
 from deliveryagent.agent.planner import Plan
+from deliveryagent.agent.session import Session
 from deliveryagent.agent.visit import Errand, Leg, Means, Visit
 from deliveryagent.mail.delivery import DeliveryRequest, DeliveryResult, Failure, Stage, Trouble
 from deliveryagent.mail.nexthop import NextHop, NextHopError, parse_next_hops

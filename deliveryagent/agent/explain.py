@@ -158,7 +158,8 @@ def _verdict(known: Known, cause: Cause, shut: tuple[Gate, ...]) -> str:
     if GateKind.HELD in kinds:
         return f"ON HOLD until released{_because(known.situation.note)}"
     if not known.running:
-        return "STOPPED: the service does not run; nothing is tried until it is started."
+        stopped = "STOPPED: the service does not run; nothing is tried until it is started."
+        return stopped if cause is Cause.NONE else f"{stopped} {_waiting(known, cause)}"
     for kind, word in _WORDS.items():
         if kind in kinds:
             return f"{word}: {plain(kinds[kind].text)}"

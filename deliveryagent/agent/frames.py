@@ -60,7 +60,7 @@ class Release(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class Drain(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """Finish what runs, answer RETURNED for what has not reached its final dot within ``grace`` seconds, exit."""
+    """Finish what runs and exit; what has not reached its final dot within ``grace`` seconds is RETURNED."""
 
     grace: float
 
@@ -155,7 +155,7 @@ class Unframer:
                     break
                 try:
                     frames.append(decoder.decode(view[start + 4 : start + 4 + length]))
-                except msgspec.DecodeError as error:
+                except (msgspec.DecodeError, ValueError) as error:
                     raise FrameError(str(error)) from error
                 start += 4 + length
         del buffer[:start]

@@ -57,7 +57,7 @@ class Manager:
         identity: bytes,
         schedule: Schedule,
         rules: Rules,
-        composer: Composer,
+        reporting: Reporting,
         log: EventLog,
         clock: Callable[[], float],
         rng: random.Random,
@@ -77,13 +77,12 @@ class Manager:
         self._wake = asyncio.Event()
         self._turning = False
         self._wheel = asyncio.Lock()
+        reporting.nudge = self.nudge
         self.recorder = Recorder(
             database=database,
             schedule=schedule,
             rules=rules,
-            reporting=Reporting(
-                database=database, composer=composer, log=log, clock=clock, nudge=self.nudge
-            ),
+            reporting=reporting,
             log=log,
             clock=clock,
             rng=rng,

@@ -16,8 +16,8 @@ from collections import deque
 import msgspec
 
 from deliveryagent.agent.clients import Client, Clients
-from deliveryagent.agent.session import Refused, Session, open_session
 from deliveryagent.agent.planner import Planner
+from deliveryagent.agent.session import Refused, Session, open_session
 from deliveryagent.agent.worker_settings import WorkerSettings
 from deliveryagent.mail.address import destination_of
 from deliveryagent.mail.delivery import (

@@ -18,7 +18,10 @@ from deliveryagent.queue.thread import Database
 
 
 class Reporting:
-    """Owed reports and wanted notices; ``nudge`` is called whenever a new message is in the queue."""
+    """Owed reports and wanted notices.
+
+    The manager sets ``nudge``, which is called whenever a new message is in the queue.
+    """
 
     def __init__(
         self,
@@ -27,14 +30,13 @@ class Reporting:
         composer: Composer,
         log: EventLog,
         clock: Callable[[], float],
-        nudge: Callable[[], None],
     ) -> None:
         self.composer = composer
+        self.nudge: Callable[[], None] = lambda: None
         self.busy = 0  # reports and notices that wait for their commit
         self._database = database
         self._log = log
         self._clock = clock
-        self._nudge = nudge
 
     def report(self, queue_id: int) -> None:
         """Write the reports a message owes."""
@@ -55,7 +57,7 @@ class Reporting:
                 self._submit(copy)
             if done.more:
                 self.report(queue_id)
-            self._nudge()
+            self.nudge()
 
         self.busy += 1
         order = reports.Report(queue_id, self.composer)
@@ -90,7 +92,7 @@ class Reporting:
             self.busy -= 1
             if not future.cancelled() and future.exception() is not None:
                 self._event("notice_failed", message.queue_id, {"error": str(future.exception())})
-            self._nudge()
+            self.nudge()
 
         self.busy += 1
         self._database.submit(submissions.add, message).add_done_callback(stored)

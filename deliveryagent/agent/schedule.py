@@ -40,6 +40,7 @@ class Batch:
 
     @property
     def queue_id(self) -> int:
+        """The message it belongs to."""
         return self.recipients[0].message_id
 
 

@@ -12,9 +12,9 @@ host, never decides about a recipient. RFC 5321 3.1, 4.1.4, 4.3.2; RFC 3207; RFC
 import asyncio
 from collections.abc import AsyncIterable, Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
-from deliveryagent.agent.connections import ReuseSettings
+from deliveryagent.agent.settings import ReuseSettings, SessionSettings
 from deliveryagent.mail.delivery import (
     DeliveryRequest,
     Failure,
@@ -28,50 +28,13 @@ from deliveryagent.mail.security import TlsDemand
 from deliveryagent.policy import tls
 from deliveryagent.protocol import dialogue
 from deliveryagent.protocol.capabilities import Capabilities
-from deliveryagent.protocol.content import LINE_LENGTH_LIMIT
 from deliveryagent.protocol.dialogue import Exchange
-from deliveryagent.setting import key
 from deliveryagent.wire.connection import Connection
 from deliveryagent.wire.contexts import client_context
 from deliveryagent.wire.dial import dial
 from deliveryagent.wire.limits import StageLimits
 
 GOODBYES = 100  # sessions that wait for the answer to QUIT at a time; further ones do not wait
-
-
-@dataclass(frozen=True, kw_only=True)
-class SessionSettings:
-    """How this host introduces itself and takes its leave."""
-
-    helo_name: Annotated[
-        str, key("Our name in EHLO; empty means the hostname.", postfix="smtp_helo_name")
-    ] = ""
-    bind_address: Annotated[
-        str,
-        key("Source address of IPv4 connections; empty: any.", postfix="smtp_bind_address"),
-    ] = ""
-    bind_address6: Annotated[
-        str,
-        key("Source address of IPv6 connections; empty: any.", postfix="smtp_bind_address6"),
-    ] = ""
-    discard_ehlo_keywords: Annotated[
-        tuple[str, ...],
-        key(
-            "EHLO keywords to overlook, such as pipelining or chunking.",
-            postfix="smtp_discard_ehlo_keywords",
-        ),
-    ] = ()
-    line_length_limit: Annotated[
-        int,
-        key(
-            "Longer lines are continued on the next after a blank; 0 means no limit.",
-            postfix="smtp_line_length_limit",
-        ),
-    ] = LINE_LENGTH_LIMIT
-    skip_quit_response: Annotated[
-        bool,
-        key("Close without waiting for the answer to QUIT.", postfix="smtp_skip_quit_response"),
-    ] = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

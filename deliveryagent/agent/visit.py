@@ -25,8 +25,8 @@ from deliveryagent.agent.frames import Event, FromWorker, Transcript
 from deliveryagent.agent.journal import Journal
 from deliveryagent.agent.ledger import Ledger, Source
 from deliveryagent.agent.parts import Parts
-from deliveryagent.agent.session import Session, open_session
 from deliveryagent.agent.planner import Planner
+from deliveryagent.agent.session import Session, open_session
 from deliveryagent.mail.address import destination_of
 from deliveryagent.mail.delivery import (
     DeliveryRequest,

@@ -10,13 +10,12 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from deliveryagent.agent.connections import ReuseSettings
 from deliveryagent.agent.debug_peers import DebugSettings
-from deliveryagent.agent.session import SessionSettings
+from deliveryagent.agent.settings import ReuseSettings, SessionSettings
 from deliveryagent.policy.classify import RefusalSettings
 from deliveryagent.policy.targets import LoopSettings, TargetSettings
 from deliveryagent.policy.tls import TlsSettings
-from deliveryagent.resolver.lookup import ResolverSettings
+from deliveryagent.resolver.settings import ResolverSettings
 from deliveryagent.setting import Duration, key, parse_duration
 from deliveryagent.wire.limits import StageLimits
 

@@ -6,6 +6,7 @@ or an address literal as the queue writes it, in lower case and A-labels.
 """
 
 import time
+from contextlib import closing
 from typing import Any
 
 import click
@@ -77,8 +78,9 @@ def list_(invocation: Invocation, limit: int) -> None:
     rows = []
     for state in states:
         word = _condition(state, known.get(state.site), live.get(state.site), found.now)
-        ready = "taken up" if state.owner is not None else until(state.ready, found.now)
-        rows.append([state.name, str(state.waiting), word, ready, state.site or "-"])
+        closed = _closed(known.get(state.site), live.get(state.site))
+        ahead = _ahead(state, closed, found.now)
+        rows.append([state.name, str(state.waiting), word, ahead, state.site or "-"])
     screen.table(columns, rows)
 
 
@@ -100,16 +102,30 @@ def _condition(
 ) -> str | Cell:
     if state.paused_until is not None and state.paused_until > now:
         return Cell("paused", "warn")
-    closed = live.get("closed_until") if live else site.closed_until if site else None
-    if closed and closed > now:
+    if _closed(site, live) > now:
         return Cell("closed", "bad")
     return "open"
+
+
+def _closed(site: SiteState | None, live: dict[str, Any] | None) -> float:
+    """Until when a site is closed, as far as is known; 0 when it is not."""
+    if live:
+        return float(live.get("closed_until") or 0)
+    return (site.closed_until or 0.0) if site is not None else 0.0
+
+
+def _ahead(state: DestinationState, closed: float, now: float) -> str:
+    """When something will be tried there."""
+    if state.ready is None:
+        return "-" if state.owner is None else "taken up"
+    moment = max(state.ready, closed, state.paused_until or 0.0)
+    return "-" if moment >= FOR_EVER else until(moment, now)
 
 
 def _record(
     state: DestinationState, site: SiteState | None, live: dict[str, Any] | None
 ) -> dict[str, Any]:
-    closed = live.get("closed_until") if live else site.closed_until if site else None
+    closed = _closed(site, live) or None
     return {
         "name": state.name,
         "waiting": state.waiting,
@@ -201,16 +217,16 @@ def _print(
     if window is not None:
         busy = f", {live['busy']} in flight" if live else ""
         screen.line(f"window  {window:g}{busy}")
-    closed = live.get("closed_until") if live else site.closed_until if site else None
+    closed = _closed(site, live)
     reason = str(live["reason"] if live else site.reason if site else "")
-    if closed and closed > now:
+    if closed > now:
         screen.line(
             f"closed  until {clock(closed, now)}, then one delivery finds out if it is back"
         )
     if reason:
         screen.line(f"reason  {clean(reason)}")
     advice = [f"dagent queue list --domain {state.name}"]
-    if closed and closed > now:
+    if closed > now:
         advice.append(f"dagent dest reset {state.name}")
     if state.paused_until is not None and state.paused_until > now:
         advice.append(f"dagent dest resume {state.name}")
@@ -231,9 +247,8 @@ def pause(invocation: Invocation, domain: str, span_: float | None, note: str) -
     """Start no delivery to a destination; what is in flight ends by itself. Survives a restart."""
     name = _name(domain)
     location = invocation.location()
-    door = Door(location.socket)
-    answer = door.ask("dest_pause", name=name, note=note, **{"for": span_ or 0})
-    door.close()
+    with closing(Door(location.socket)) as door:
+        answer = door.ask("dest_pause", name=name, note=note, **{"for": span_ or 0})
     if answer is None:
         now = time.time()
         end = now + span_ if span_ else FOREVER
@@ -254,9 +269,8 @@ def resume(invocation: Invocation, domain: str) -> int:
     """End the pause of a destination; what is due is tried at once."""
     name = _name(domain)
     location = invocation.location()
-    door = Door(location.socket)
-    answer = door.ask("dest_resume", name=name)
-    door.close()
+    with closing(Door(location.socket)) as door:
+        answer = door.ask("dest_resume", name=name)
     if answer is None:
         order = Resume(name=name, now=time.time())
         (done,) = locked(location.queue_url, lambda connection: orders.resume(connection, [order]))
@@ -281,9 +295,8 @@ def reset(invocation: Invocation, domain: str) -> None:
     Needs a running service.
     """
     name = _name(domain)
-    door = Door(invocation.location().socket)
-    answer = door.demand("dest_reset", name=name)
-    door.close()
+    with closing(Door(invocation.location().socket)) as door:
+        answer = door.demand("dest_reset", name=name)
     screen = invocation.screen()
     if invocation.json:
         screen.record({"name": name, "site": answer.get("site", "")})

@@ -1,6 +1,7 @@
 """``dagent drain``: no new deliveries here, what runs is finished (before maintenance)."""
 
 import time
+from contextlib import closing
 
 import click
 
@@ -29,13 +30,13 @@ def drain(invocation: Invocation, wait: bool, timeout: float) -> int:
     Mail is still taken in. To deliver again, restart or reload the service.
     """
     screen = invocation.screen()
-    door = Door(invocation.location().socket)
-    door.demand("drain")
-    active = int(door.demand("status")["active"])
-    deadline = time.monotonic() + timeout
-    while wait and active and time.monotonic() < deadline:
-        time.sleep(_PAUSE)
+    with closing(Door(invocation.location().socket)) as door:
+        door.demand("drain")
         active = int(door.demand("status")["active"])
+        deadline = time.monotonic() + timeout
+        while wait and active and time.monotonic() < deadline:
+            time.sleep(_PAUSE)
+            active = int(door.demand("status")["active"])
     if invocation.json:
         screen.record({"draining": True, "active": active})
     elif active:

@@ -237,7 +237,7 @@ def _whole(found: View, queue_id: int, limit: int) -> Shown:
 def _print_message(found: View, screen: Screen, shown: Shown) -> None:
     message = shown.message
     identity = screen.paint(format_queue_id(message.queue_id), "strong")
-    screen.line(f"{identity}  from {clean(message.sender or '<>')}  {sized(message.size)}")
+    screen.line(f"{identity}  from {clean(message.sender or '<>')}  {sized(message.size)}B")
     age = span(found.now - message.arrival)
     screen.line(f"  queued  {utc(message.arrival)}, {age} ago, by {clean(message.origin)}")
     for name, value in (("envid", message.envid), ("ret", message.ret), ("tags", message.tags)):

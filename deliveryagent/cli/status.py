@@ -50,7 +50,7 @@ def gather(found: View) -> State:
     return State(
         now=found.now,
         counts=search.counts(found.connection, found.now),
-        next_ready=overview.next_ready(found.connection),
+        next_ready=overview.next_ready(found.connection, found.now),
         pauses=list(overview.pauses(found.connection, found.now)),
         live=live,
         reached=found.door.reached,

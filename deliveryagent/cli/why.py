@@ -1,6 +1,7 @@
 """``dagent why``: why a message waits, what happens next and when, and what to do."""
 
 from collections.abc import Iterator
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import click
@@ -27,7 +28,7 @@ from deliveryagent.queue.search import Found, FoundRecipient, Shown, Tried
 
 _MESSAGES = 3  # of an address
 _RECIPIENTS = 5  # of a message
-_TRIES = 3  # first and last ones shown
+_TRIES = 3  # first and last kinds of attempt shown
 
 
 class Case(NamedTuple):
@@ -137,7 +138,7 @@ def _tell(screen: Screen, found: View, case: Case, live: dict[str, Any], *, ever
     title = f'  "{subject}"' if subject else ""
     way = f"{message.sender or '<>'} → {known.address}"
     age = f"{clock(known.arrival, found.now)} ({span(found.now - known.arrival)} ago)"
-    screen.line(f"{identity}  {clean(way)}{clean(title)}  {sized(message.size)}, queued {age}")
+    screen.line(f"{identity}  {clean(way)}{clean(title)}  {sized(message.size)}B, queued {age}")
     verdict = clean(explained.verdict)
     screen.line(screen.paint(verdict, _tone(known)) + _others(known, explained.cause))
     _print_tries(screen, found, case.tried, every=every)
@@ -174,19 +175,29 @@ def _capped(number: int) -> str:
 
 
 def _print_tries(screen: Screen, found: View, tried: tuple[Tried, ...], *, every: bool) -> None:
-    shown = list(tried)
-    gap = 0
-    if not every and len(shown) > 2 * _TRIES:
-        gap = len(shown) - 2 * _TRIES
-    for place, one in enumerate(shown):
-        if gap and _TRIES <= place < _TRIES + gap:
+    """The attempts in order; unless all are wanted, those like the one before are only counted."""
+    runs = [[one] for one in tried] if every else _runs(tried)
+    gap = len(runs) - 2 * _TRIES if not every else 0
+    for place, run in enumerate(runs):
+        if _TRIES <= place < _TRIES + gap:
             if place == _TRIES:
                 screen.line(f"       … {count(gap, 'more', 'more')}; --tries shows them")
             continue
         label = "tries" if place == 0 else ""
-        screen.line(f"{label:6} {one.attempt:2} {clean(_tried(found, one))}")
+        screen.line(f"{label:6} {run[0].attempt:2} {clean(_tried(found, run[0]))}")
+        if len(run) > 1:
+            last = f"the last {clock(run[-1].started, found.now)}"
+            screen.line(f"          {count(len(run) - 1, 'more', 'more')} like it, {last}")
     if not tried:
         screen.line("tries  none yet")
+
+
+def _runs(tried: tuple[Tried, ...]) -> list[list[Tried]]:
+    """Attempts that follow each other with the same host and answer, together."""
+    grouped = groupby(
+        tried, key=lambda one: (one.host, one.stage, one.code, one.enhanced, one.text)
+    )
+    return [list(run) for _, run in grouped]
 
 
 def _tried(found: View, one: Tried) -> str:
@@ -210,11 +221,11 @@ def _print_next(screen: Screen, found: View, known: Known, explained: Explanatio
     if explained.next_attempt is not None:
         when = f"{clock(explained.next_attempt, now)} ({until(explained.next_attempt, now)})"
         again = f", then about every {span(explained.interval)}" if known.attempts else ""
-        sentences.append(f"next attempt {when}{again}")
+        sentences.append(f"attempt {when}{again}")
     elif any(gate.kind is GateKind.ACTIVE for gate in explained.gates):
         sentences.append("the answer of the attempt in flight decides")
     else:
-        sentences.append("no attempt until somebody acts")
+        sentences.append("nothing until somebody acts")
     if explained.warning is not None and explained.warning < explained.expires:
         sentences.append(f"the sender is told of the delay at {clock(explained.warning, now)}")
     held = known.situation.status is RecipientStatus.HELD

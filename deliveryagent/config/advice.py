@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from deliveryagent.config.location import queue_file
 from deliveryagent.config.problems import Problem
 from deliveryagent.config.read import Loaded
-from deliveryagent.queue.engine import sqlite_version_warning
 from deliveryagent.setting import format_duration
 
 
@@ -58,6 +57,8 @@ def _queue_warnings(loaded: Loaded) -> Iterator[Problem]:
     file = queue_file(loaded.config.queue.url)
     if file is None:
         return
+    from deliveryagent.queue.engine import sqlite_version_warning  # late: it imports SQLAlchemy
+
     warning = sqlite_version_warning()
     if warning:
         yield _warning(loaded, "queue.url", warning)

@@ -11,13 +11,11 @@ from collections.abc import Callable
 from typing import Any
 
 from deliveryagent.agent.debug_peers import DebugPeers, DebugSettings
-from deliveryagent.config.location import SOCKET_NAME
+from deliveryagent.config.location import SOCKET_NAME, queue_file
 from deliveryagent.config.sections import Config
 from deliveryagent.mail.address import domain_to_ascii, parse_mailbox
 from deliveryagent.mail.nexthop import parse_next_hops
 from deliveryagent.policy.routing import Router, RouteSettings
-from deliveryagent.queue.engine import StoreError, store_url
-from deliveryagent.resolver.servers import parse_server
 from deliveryagent.setting import format_duration
 
 _PLACEHOLDER = "localhost"
@@ -65,6 +63,12 @@ def _ipv6(value: str) -> None:
         raise ValueError(f'"{value}" is not an IPv6 address') from None
 
 
+def _nameserver(value: str) -> None:
+    from deliveryagent.resolver.servers import parse_server  # late: it imports dnspython
+
+    parse_server(value)
+
+
 def _port(value: int) -> None:
     if not 1 <= value <= 65535:
         raise ValueError("a port is a number from 1 to 65535")
@@ -82,6 +86,10 @@ def _peer(value: str) -> None:
 
 
 def _store(value: str) -> None:
+    if queue_file(value) is not None and value.startswith("sqlite:///"):
+        return  # the usual case, known without the import of SQLAlchemy
+    from deliveryagent.queue.engine import StoreError, store_url
+
     try:
         store_url(value)
     except StoreError as error:
@@ -106,7 +114,7 @@ _CHECKS: dict[str, Callable[[Any], object]] = {
     "delivery.inet_interfaces": _own_address,
     "delivery.proxy_interfaces": _own_address,
     "delivery.error_notice_recipient": _address,
-    "dns.nameservers": parse_server,
+    "dns.nameservers": _nameserver,
     "smtp.port": _port,
     "smtp.helo_name": domain_to_ascii,
     "smtp.bind_address": _ipv4,

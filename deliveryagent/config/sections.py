@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, TypeVar
 
-from deliveryagent.agent.crew import CrewSettings
+from deliveryagent.agent.settings import CrewSettings
 from deliveryagent.agent.worker_settings import ClientSettings, LmtpSettings
 from deliveryagent.intake.admission import SubmitSettings
 from deliveryagent.log import LogSettings
@@ -20,9 +20,8 @@ from deliveryagent.policy.retry import RetrySettings
 from deliveryagent.policy.routing import RelaySettings, RouteSettings
 from deliveryagent.policy.targets import LoopSettings
 from deliveryagent.protocol.arrival import LimitSettings
-from deliveryagent.queue.engine import StoreSettings
-from deliveryagent.queue.purge import HistorySettings
-from deliveryagent.resolver.lookup import ResolverSettings
+from deliveryagent.queue.settings import HistorySettings, StoreSettings
+from deliveryagent.resolver.settings import ResolverSettings
 from deliveryagent.setting import key
 
 

@@ -46,6 +46,17 @@ class Link:
         """End the connection."""
         self._socket.close()
 
+    @property
+    def stale(self) -> bool:
+        """Whether the other side closed an idle connection, or said what nobody asked for."""
+        try:
+            self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return bool(self._unread)
+        except OSError:
+            return True
+        return True
+
     def put(self, line: bytes, content: Iterable[bytes] | None = None) -> None:
         """Send a request, with the content that belongs to it. Raises ``LostError``.
 

@@ -147,7 +147,7 @@ class Batch:
     """Messages on their way: what is not sent yet, what has no answer yet, and the answers.
 
     ``ids`` has an entry for each answer: the id, or None when the message was not taken. After the
-    first of those no more are sent.
+    first of those no more are sent. ``failure`` says why.
     """
 
     def __init__(self, items: Iterable[Sequence[Any]]) -> None:
@@ -155,13 +155,21 @@ class Batch:
         self.failure: ServiceError | None = None
         self._items = iter(items)
         self._again: deque[Outgoing] = deque()
+        self._in_doubt = False  # something was sent and lost its answer
+        self._unfit: ServiceError | None = None  # why the last message did not become a request
         self._unanswered: deque[Outgoing] = deque()
         self._exhausted = False
 
-    @property
     def complete(self) -> bool:
-        """Whether everything has its answer."""
-        return self._exhausted and not self._again and not self._unanswered
+        """Whether everything has its answer. Otherwise there is a message that can be sent."""
+        if not self._again and not self._unanswered and (message := self._next()):
+            self._again.append(message)
+        if self._again or self._unanswered:
+            return False
+        if self._unfit is not None:
+            self._note(self._unfit)
+            self._unfit = None
+        return True
 
     def send_over(self, link: Link) -> None:
         """Send what there is and take the answers; raises ``LostError``."""
@@ -186,16 +194,16 @@ class Batch:
 
     def lost(self) -> None:
         """The connection broke: what has no answer has to be sent again."""
+        self._in_doubt = self._in_doubt or bool(self._unanswered)
         self._again.extendleft(reversed(self._unanswered))
         self._unanswered.clear()
 
     def give_up(self, error: ServiceError) -> None:
         """Nothing more can be sent, for this reason."""
-        self.lost()
+        if self._in_doubt:
+            text = f"{error.text}; it may have taken what was sent to it before"
+            error = ServiceError(error.code, text, "With a key of your own, repeating is safe.")
         self._exhausted = True
-        if self._again:
-            sent = ServiceError(error.code, f"{error.text}; it may have taken what was sent")
-            error = sent if isinstance(error, LostError) else error
         self.failure = self.failure or error
         self.ids += [None] * len(self._again)
         self._again.clear()
@@ -215,10 +223,11 @@ class Batch:
             return outgoing(item[0], item[1], item[2], item[3] if len(item) > 3 else {})
         except ServiceError as error:
             self._exhausted = True
-            self.failure = error
+            self._unfit = error
             return None
 
     def _note(self, outcome: str | ServiceError) -> None:
+        self._in_doubt = False
         if isinstance(outcome, ServiceError):
             self._exhausted = True
             self.failure = self.failure or outcome

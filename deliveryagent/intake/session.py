@@ -45,6 +45,7 @@ OpenOrder = Callable[[dict[str, Any], Peer], Awaitable[dict[str, Any]]]
 X = TypeVar("X")
 
 _SEND_FIELDS = SendRequest.__optional_keys__
+_UNREAD_ANSWERS = 1 << 16  # octets; the event loop's own measure of a full pipe
 _GLANCE = 1.0  # seconds between looks whether somebody still waits for the end of a long order
 
 
@@ -298,11 +299,12 @@ class Session:
         ):
             self._answered.clear()
             await self._answered.wait()
-        try:
-            async with asyncio.timeout(limits.answer_time):
-                await self._writer.drain()
-        except (TimeoutError, ConnectionError):
-            raise GoneError from None
+        if self._writer.transport.get_write_buffer_size() > _UNREAD_ANSWERS:
+            try:
+                async with asyncio.timeout(limits.answer_time):
+                    await self._writer.drain()
+            except (TimeoutError, ConnectionError):
+                raise GoneError from None
 
 
 def _reading(decode: Callable[[bytes], X]) -> Callable[[bytes], X]:

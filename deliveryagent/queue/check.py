@@ -254,11 +254,7 @@ def _about_destinations(now: float) -> list[tuple[str, str, Select[Any]]]:
                 or_(destination.c.ready.is_(None), too_late),
             ),
         ),
-        (
-            "owner_dead",
-            "a destination is owned by an agent whose lease is over",
-            owner.where(~leased),
-        ),
+        ("owner_unknown", "a destination is owned by no known agent", owned.where(~registered)),
     ]
 
 

@@ -12,15 +12,12 @@ writer (``lock``) that alone checkpoints, and ``sqlite_version_warning``.
 
 import os
 import sqlite3
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import NullPool
-
-from deliveryagent.setting import key
 
 SOUND_SQLITE = (3, 51, 3)
 OLDEST_SQLITE = (3, 35, 0)
@@ -33,20 +30,6 @@ _CHECKPOINT = (
 )
 _LOG_LIMIT = 64 * 1024 * 1024
 _CACHE_KIB = 65536
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoreSettings:
-    """Where the queue is."""
-
-    url: Annotated[
-        str,
-        key(
-            "The queue: an SQLite file (sqlite:////path/queue.sqlite3) on a local file system, "
-            "or a PostgreSQL database (postgresql://user@host/db).",
-            postfix="queue_directory",
-        ),
-    ] = "sqlite:////var/lib/deliveryagent/queue.sqlite3"
 
 
 class StoreError(Exception):

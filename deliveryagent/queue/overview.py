@@ -7,7 +7,7 @@ rows, so that a huge queue costs no more than a large one; nothing is changed.
 from collections.abc import Iterator
 
 import msgspec
-from sqlalchemy import Connection, and_, func, select
+from sqlalchemy import Connection, and_, func, or_, select
 
 from deliveryagent.queue.sites import SiteState
 from queue_schema.tables import attempt, destination, recipient, site
@@ -33,10 +33,13 @@ class Paused(msgspec.Struct, frozen=True, kw_only=True):
     by: str
 
 
-def next_ready(connection: Connection) -> float | None:
-    """When the next destination that nobody looks after is ready; None when none waits."""
+def next_ready(connection: Connection, now: float) -> float | None:
+    """When the next destination is ready that nobody looks after and nobody paused, if one waits."""
+    paused = destination.c.paused_until
     earliest: float | None = connection.scalar(
-        select(func.min(destination.c.ready)).where(destination.c.owner.is_(None))
+        select(func.min(destination.c.ready)).where(
+            destination.c.owner.is_(None), or_(paused.is_(None), paused <= now)
+        )
     )
     return earliest
 

@@ -6,8 +6,7 @@ lives, owes a report or ended within the retention is touched.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, bindparam, delete, or_, select
@@ -15,7 +14,6 @@ from sqlalchemy import Connection, bindparam, delete, or_, select
 from deliveryagent.mail.envelope import first_queue_id
 from deliveryagent.queue.bulk import Bulk, item
 from deliveryagent.queue.operation import operation
-from deliveryagent.setting import Duration, key, parse_duration
 from queue_schema.tables import (
     attempt,
     content,
@@ -29,16 +27,6 @@ from queue_schema.tables import (
 _RECIPIENTS = 2000  # removed in one step, unless a single message has more
 _SITE_MEMORY = 86_400.0  # seconds after which an unused site's window says nothing any more
 _IDLE_ROWS = 1000
-
-
-@dataclass(frozen=True, kw_only=True)
-class HistorySettings:
-    """How long the past is kept."""
-
-    history_retention: Annotated[
-        Duration,
-        key("How long finished messages with all their attempts, and idempotency keys, are kept."),
-    ] = parse_duration("30d")
 
 
 class Purge(msgspec.Struct, frozen=True, kw_only=True):

@@ -28,7 +28,7 @@ from deliveryagent.mail.delivery import Failure, Outcome, Stage, Trouble
 from deliveryagent.mail.security import TlsFacts
 from deliveryagent.protocol import dialogue
 from deliveryagent.protocol.dialogue import Content, Dot, Flight, Outcomes, Step
-from deliveryagent.wire.stream import ReplyStream
+from deliveryagent.wire.stream import ReplyStream, reason
 
 HELD_LIMIT = 65536
 """Content up to this many octets goes out in one write together with its dot."""
@@ -112,7 +112,11 @@ class Connection(ReplyStream):
         if self._inbox or not self._parser.idle:
             text = f"{self.label} sent something in clear behind its answer to STARTTLS"
             return self.fail(Failure(Trouble.PROTOCOL, text))
-        return await self._shake(context, server_hostname) or outcome
+        try:
+            return await self._shake(context, server_hostname) or outcome
+        except BaseException:
+            self.abort()
+            raise
 
     async def start_tls(
         self,
@@ -132,7 +136,12 @@ class Connection(ReplyStream):
 
     async def _shake(self, context: ssl.SSLContext, server_hostname: str | None) -> Failure | None:
         if self.transport is None or self._trouble is not None:
-            return self._trouble or self.fail(Failure(Trouble.LOST, f"{self.label} is gone"))
+            text = f"TLS handshake with {self.label} failed: the connection was closed"
+            return self._broken_handshake(Trouble.TLS_FAILED, text)
+        if server_hostname is not None and not _fit_for_tls(server_hostname):
+            # Inside the event loop this would be an exception that nobody is told of.
+            text = f"TLS handshake with {self.label} failed: the name cannot be used for TLS"
+            return self._broken_handshake(Trouble.TLS_FAILED, text)
         try:
             transport = await self._clock.start_tls(
                 cast("asyncio.WriteTransport", self.transport),
@@ -158,8 +167,8 @@ class Connection(ReplyStream):
 
     def _broken_handshake(self, trouble: Trouble, text: str) -> Failure:
         # The transport may have noticed first and called it a lost connection; TLS is the better word.
-        failure = self._trouble = Failure(trouble, text)
-        return self.fail(failure)
+        self._trouble = None
+        return self.fail(Failure(trouble, text))
 
     def _speak(self, commands: bytes) -> Outcomes:
         """Write commands, unless they could not be answered any more."""
@@ -248,7 +257,15 @@ def _facts(transport: asyncio.BaseTransport, context: ssl.SSLContext) -> TlsFact
     return TlsFacts(version, cipher, bits, verified and context.check_hostname, tuple(names))
 
 
+def _fit_for_tls(name: str) -> bool:
+    """Whether the ssl module takes this name for SNI."""
+    try:
+        return bool(name.encode("idna")) and not name.startswith(".") and "\0" not in name
+    except UnicodeError:
+        return False
+
+
 def _tls_reason(error: OSError) -> str:
-    if isinstance(error, ssl.SSLError):
-        return (error.reason or "unknown").replace("_", " ").lower()
-    return error.strerror or str(error) or type(error).__name__
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return error.reason.replace("_", " ").lower()
+    return reason(error)

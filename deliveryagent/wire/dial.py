@@ -13,6 +13,7 @@ from deliveryagent.mail.nexthop import Endpoint
 from deliveryagent.setting import format_duration
 from deliveryagent.wire.connection import Connection
 from deliveryagent.wire.limits import StageLimits
+from deliveryagent.wire.stream import reason
 from deliveryagent.wire.transcript import Transcript
 
 _BIND_ADDRESS_NO_PORT = (
@@ -38,7 +39,7 @@ async def dial(
     try:
         sock = _socket(endpoint, source)
     except OSError as error:
-        text = f"cannot use the source address {source}: {error.strerror or error}"
+        text = f"cannot use the source address {source}: {reason(error)}"
         return Failure(Trouble.BIND_FAILED, text)
     loop = asyncio.get_running_loop()
     label = str(endpoint)
@@ -57,7 +58,7 @@ async def dial(
         return Failure(Trouble.CONNECT_FAILED, f"connect to {label}: timed out after {limit}")
     except OSError as error:
         sock.close()
-        text = f"connect to {label}: {error.strerror or error}"
+        text = f"connect to {label}: {reason(error)}"
         return Failure(Trouble.CONNECT_FAILED, text)
     except BaseException:
         sock.close()

@@ -11,6 +11,7 @@ replaced by a later one. Never interprets a reply, but for 421, which ends every
 """
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import Mapping
 from typing import cast
@@ -232,7 +233,7 @@ class ReplyStream(SMTPProtocol):
         if self._trouble is None:
             text = f"lost connection with {self.label} while {self._doing()}"
             if cause is not None:
-                text += f": {_reason(cause)}"
+                text += f": {reason(cause)}"
             if partial := self._parser.partial():
                 text += f', after "{partial}"'
             self._give_up(Failure(Trouble.LOST, text))
@@ -277,7 +278,8 @@ class ReplyStream(SMTPProtocol):
             self._timer = self._clock.call_at(self._deadline, self._ring)
 
 
-def _reason(cause: Exception) -> str:
-    """What the operating system says, without its number."""
-    text = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
-    return text or type(cause).__name__
+def reason(error: Exception) -> str:
+    """What the operating system says about an error, without numbers and addresses."""
+    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
+    return str(error) or type(error).__name__

@@ -7,6 +7,8 @@ one line per line. Recording costs next to nothing until somebody reads.
 
 from collections import deque
 from collections.abc import Callable
+from itertools import groupby
+from operator import itemgetter
 
 from deliveryagent.protocol.replies import printable
 
@@ -17,6 +19,7 @@ OCTETS_KEPT = 2048
 """Octets of each segment that are remembered."""
 
 MASK = b"(hidden)"
+WE, PEER, EVENT = "C:", "S:", "*"
 
 
 class Transcript:
@@ -25,49 +28,64 @@ class Transcript:
     ``listener`` receives the lines as the dialogue goes on; they are not remembered then.
     """
 
-    __slots__ = ("_entries", "_listener", "_secret")
+    __slots__ = ("_answer", "_entries", "_listener", "_partial", "_secret")
 
     def __init__(self, listener: Callable[[str], None] | None = None) -> None:
         self._entries: deque[tuple[str, bytes]] = deque(maxlen=ENTRIES_KEPT)
         self._listener = listener
-        self._secret = False
+        self._partial = b""  # of a line the listener has not heard yet
+        self._secret = False  # an AUTH is under way: what we say is none of the reader's business
+        self._answer = b""  # the last line of the peer's answer to it, as far as it is known
 
     def sent(self, data: bytes) -> None:
         """We wrote commands."""
         if self._secret:
             data = MASK
         elif data[:5].upper() == b"AUTH ":
-            self._secret = True
             words = data.split()
             data = b" ".join([*words[:2], *[MASK for _ in words[2:3]]])
-        self._add("C: ", data)
+            self._secret = True
+        self._answer = b""
+        self._add(WE, data)
 
     def received(self, data: bytes) -> None:
         """The peer wrote octets."""
-        if self._secret and data[:3] != b"334":
-            self._secret = False
-        self._add("S: ", data)
+        if self._secret:
+            self._answer = (self._answer + data)[-OCTETS_KEPT:]
+            last = self._answer.removesuffix(b"\n").rpartition(b"\n")[2]
+            self._secret = last[:3] == b"334"[: len(last)] or not self._answer.endswith(b"\n")
+        self._add(PEER, data)
 
     def happened(self, text: str) -> None:
         """Something worth a line that is not dialogue, such as the handshake or a time-out."""
-        self._add("* ", text.encode())
+        self._add(EVENT, text.encode())
 
     def lines(self) -> list[str]:
         """The remembered dialogue, oldest first."""
         found: list[str] = []
-        for mark, data in self._entries:
-            found += _lines(mark, data)
+        for mark, entries in groupby(self._entries, key=itemgetter(0)):
+            # A line of the peer may have come in pieces; ours and events are whole.
+            found += _lines(mark, b"".join([data for _, data in entries]))
         return found
 
     def _add(self, mark: str, data: bytes) -> None:
         if len(data) > OCTETS_KEPT:
-            data = data[:OCTETS_KEPT] + b"..."
+            data = data[:OCTETS_KEPT] + b"...\n"
+        if mark is not PEER and not data.endswith(b"\n"):
+            data += b"\n"
         if self._listener is None:
             self._entries.append((mark, data))
             return
-        for line in _lines(mark, data):
+        whole = self._partial
+        if mark is PEER:
+            whole, _, self._partial = (self._partial + data).rpartition(b"\n")
+        else:
+            self._partial = b""
+        for line in _lines(PEER, whole) if whole else []:
+            self._listener(line)
+        for line in _lines(mark, data) if mark is not PEER else []:
             self._listener(line)
 
 
 def _lines(mark: str, data: bytes) -> list[str]:
-    return [mark + printable(line) for line in data.removesuffix(b"\n").split(b"\n")]
+    return [f"{mark} {printable(line)}" for line in data.removesuffix(b"\n").split(b"\n")]

@@ -10,6 +10,7 @@ from sqlalchemy import text
 
 from deliveryagent.agent.bounce import Composer
 from deliveryagent.agent.manager import Manager
+from deliveryagent.agent.reporting import Reporting
 from deliveryagent.agent.rules import Rules
 from deliveryagent.agent.schedule import Schedule
 from deliveryagent.log import EventLog, LogSettings
@@ -67,14 +68,17 @@ class Stage:
             clock=self.clock,
             part_size=CONTENT_PART,
         )
+        log = EventLog(LogSettings(file=str(tmp_path / "log")), hostname="agent.test")
         self.manager = Manager(
             database=self.database,
             agent=self.agent,
             identity=self.identity,
             schedule=Schedule(rules=self.rules, rng=self.rng),
             rules=self.rules,
-            composer=composer,
-            log=EventLog(LogSettings(file=str(tmp_path / "log")), hostname="agent.test"),
+            reporting=Reporting(
+                database=self.database, composer=composer, log=log, clock=self.clock
+            ),
+            log=log,
             clock=self.clock,
             rng=self.rng,
         )

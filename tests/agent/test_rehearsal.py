@@ -17,7 +17,7 @@ from deliveryagent.lab.receiver import Receiver
 from deliveryagent.lab.session import HostSettings
 from deliveryagent.policy.routing import Router, RouteSettings
 from deliveryagent.policy.targets import LoopSettings
-from deliveryagent.resolver.lookup import ResolverSettings
+from deliveryagent.resolver.settings import ResolverSettings
 from deliveryagent.setting import Duration
 
 MX = {"example.net": ["MX 10 mx1.example.net.", "MX 20 mx2.example.net."]}

@@ -7,18 +7,22 @@ import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from deliveryagent.agent import frames
 from deliveryagent.agent.journal import State, read, writer
+from deliveryagent.agent.manager_link import ManagerLink
+from deliveryagent.agent.visit import Visit
+from deliveryagent.agent.worker import Worker
 from deliveryagent.agent.worker_settings import ClientSettings, LmtpSettings, WorkerSettings
 from deliveryagent.lab.nameserver import NameServer
 from deliveryagent.mail.delivery import DeliveryRequest, Verdict
 from deliveryagent.policy.targets import LoopSettings
-from deliveryagent.resolver.lookup import ResolverSettings
+from deliveryagent.resolver.settings import ResolverSettings
 from deliveryagent.setting import parse_duration
 from tests.doubles.courier import FIRST, IDENTITY, LIMITS, TWO_HOSTS, free_port, request, until
 from tests.doubles.manager_double import ROOT, WorkerProcess
@@ -47,7 +51,7 @@ def with_worker(
                 dns=ResolverSettings(nameservers=(names.address,), timeout=parse_duration(1)),
                 loop=LoopSettings(loopback_mx=True, inet_interfaces=("127.0.0.250",)),
                 smtp=ClientSettings(**{**LIMITS, "port": port, **(smtp or {})}),
-                lmtp=LmtpSettings(**LIMITS),
+                lmtp=LmtpSettings(),
             )
             worker = WorkerProcess(settings, journal, contents=contents, settles=settles)
             async with worker:
@@ -193,7 +197,7 @@ def test_grace_ends_before_the_dot_but_not_after_it(journal: Path) -> None:
             assert await worker.exit_status() == 0
             assert verdicts(worker) == {1: Verdict.DELIVERED, 2: Verdict.RETURNED}
             assert worker.results[2].sequence == 0
-            assert read(journal, IDENTITY) == []
+            assert {entry.queue_id for entry in read(journal, IDENTITY)} <= {1001}
 
     with_worker(story, journal)
 
@@ -240,34 +244,35 @@ def test_signals_are_the_managers_business(journal: Path) -> None:
 
 
 KILLED: list[tuple[str, Script, State]] = [
-    ("greeting", {"CONNECT": Stall()}, State.STARTED),
-    ("MAIL", {"MAIL": Stall()}, State.STARTED),
-    ("RCPT", {"RCPT": Stall()}, State.STARTED),
-    ("DATA", {"DATA": Stall()}, State.STARTED),
-    ("dot", {"DOT": Stall()}, State.DOT),
+    ("127.0.0.51", {"CONNECT": Stall()}, State.STARTED),
+    ("127.0.0.52", {"MAIL": Stall()}, State.STARTED),
+    ("127.0.0.53", {"RCPT": Stall()}, State.STARTED),
+    ("127.0.0.54", {"DATA": Stall()}, State.STARTED),
+    ("127.0.0.55", {"DOT": Stall()}, State.DOT),
+    ("127.0.0.56", {}, State.REPLIED),
 ]
 
 
-@pytest.mark.parametrize(("script", "state"), [r[1:] for r in KILLED], ids=[r[0] for r in KILLED])
-def test_a_killed_worker_leaves_word_how_far_it_was(
-    journal: Path, script: Script, state: State
-) -> None:
+def test_a_killed_worker_leaves_word_how_far_each_request_was(journal: Path) -> None:
     async def story(worker: WorkerProcess, port: int) -> None:
-        async with ScriptedPeer(script, host=FIRST, port=port) as peer:
-            worker.say(frames.Deliver(numbered(1)))
-            if state is State.DOT:
-                await until(lambda: len(peer.messages) == 1)
-            else:
-                await until(lambda: len(peer.clients) == 1)
-                await asyncio.sleep(0.05)
+        async with AsyncExitStack() as stack:
+            peers = [ScriptedPeer(script, host=ip, port=port) for ip, script, _ in KILLED]
+            for number, peer in enumerate(peers):
+                await stack.enter_async_context(peer)
+                worker.say(frames.Deliver(numbered(number, next_hop=f"[{peer.host}]")))
+            await until(lambda: all(peer.clients for peer in peers))
+            await until(lambda: bool(peers[4].messages))
+            await worker.result(5)
             worker.kill()
             await worker.exit_status()
-            (entry,) = read(journal, IDENTITY)
-            assert (entry.state, entry.queue_id) == (state, 1001)
-            assert entry.recipients == ((1, 1),)
-            assert (FIRST in entry.host) is (state is State.DOT)
+        entries = {entry.queue_id: entry for entry in read(journal, IDENTITY)}
+        assert [entries[1000 + n].state for n in range(6)] == [state for *_, state in KILLED]
+        assert all(entry.recipients == ((1, 1),) for entry in entries.values())
+        assert [entries[1000 + n].host.partition("[")[0] for n in range(6)] == [
+            "", "", "", "", "127.0.0.55", "127.0.0.56",
+        ]  # fmt: skip
 
-    with_worker(story, journal)
+    with_worker(story, journal, settles=False)
 
 
 def test_a_worker_killed_after_the_reply_leaves_the_outcome(journal: Path) -> None:
@@ -317,10 +322,10 @@ def test_bad_settings_end_the_worker_with_a_word(
             hostname="x", dns=ResolverSettings(nameservers=("ns.example.org",))
         )
         worker = WorkerProcess(settings, journal)
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(3):
-                await worker.__aenter__()
+        entering = asyncio.create_task(worker.__aenter__())
+        await until(lambda: worker.pid > 0)
         assert await worker.exit_status() == 78
+        entering.cancel()
 
     asyncio.run(run())
     assert "is no name server" in capfd.readouterr().err
@@ -336,6 +341,56 @@ def test_a_lost_connection_is_told_apart_from_a_fault(journal: Path) -> None:
             assert "fault" not in kinds
 
     with_worker(story, journal)
+
+
+def test_a_fault_in_one_delivery_ends_that_delivery_only(
+    journal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(address: str) -> str:
+        raise KeyError(address)
+
+    async def run() -> None:
+        link = FakeLink()
+        settings = WorkerSettings(hostname="mail.example.org", identity=IDENTITY)
+        worker = Worker(settings, journal, cast("ManagerLink", link))
+        worker.hear(frames.Deliver(numbered(1, next_hop="[127.0.0.1]:1")))
+        worker.hear(frames.Deliver(numbered(2, next_hop="discard:")))
+        worker.hear(frames.Deliver(numbered(3, next_hop="[127.0.0.1]:1")))
+        await until(lambda: sum(isinstance(f, frames.Result) for f in link.said) == 3)
+        found = {f.result.serial: f.result for f in link.said if isinstance(f, frames.Result)}
+        first = found[1].recipients[0]
+        assert (first.verdict, first.enhanced) == (Verdict.DEFERRED, "4.3.0")
+        assert found[2].recipients[0].verdict == Verdict.DELIVERED
+        told = [f.fields for f in link.said if isinstance(f, frames.Event) and f.kind == "fault"]
+        assert len(told) == 2
+        assert told[0]["error"] == "KeyError"
+        assert "Traceback" in told[0]["trace"]
+        worker.hear(frames.Drain(0.0))
+        await worker.over
+
+    monkeypatch.setattr(Visit, "run", broken)
+    asyncio.run(run())
+
+
+class FakeLink:
+    """A link to nobody."""
+
+    def __init__(self) -> None:
+        self.said: list[frames.FromWorker] = []
+        self.say = self.said.append
+
+
+def test_a_request_beyond_the_journals_slots_is_deferred(journal: Path) -> None:
+    async def run() -> None:
+        link = FakeLink()
+        settings = WorkerSettings(hostname="mail.example.org", identity=IDENTITY)
+        worker = Worker(settings, journal, cast("ManagerLink", link))
+        crowd = request(*(f"r{n}@example.net" for n in range(2000)), next_hop="discard:")
+        worker.hear(frames.Deliver(crowd))
+        (told,) = [f.result for f in link.said if isinstance(f, frames.Result)]
+        assert {r.verdict for r in told.recipients} == {Verdict.DEFERRED}
+
+    asyncio.run(run())
 
 
 def test_a_worker_is_small_and_knows_no_sql() -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from deliveryagent.mail.delivery import Failure, Trouble
 from deliveryagent.mail.nexthop import MailHosts, NextHop
-from deliveryagent.resolver.lookup import Resolver, ResolverSettings
+from deliveryagent.resolver.lookup import Resolver
+from deliveryagent.resolver.settings import ResolverSettings
 from deliveryagent.setting import parse_duration
 
 NATIVE = ResolverSettings(disable_dns_lookups=True, timeout=parse_duration(0.1), attempts=1)

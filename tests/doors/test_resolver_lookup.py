@@ -9,7 +9,8 @@ import pytest
 from deliveryagent.lab.nameserver import NameServer
 from deliveryagent.mail.delivery import Failure, Trouble
 from deliveryagent.mail.nexthop import MailHosts, NextHop, parse_next_hops
-from deliveryagent.resolver.lookup import Resolver, ResolverSettings
+from deliveryagent.resolver.lookup import Resolver
+from deliveryagent.resolver.settings import ResolverSettings
 from deliveryagent.setting import parse_duration
 
 Found = MailHosts | Failure

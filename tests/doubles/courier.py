@@ -31,7 +31,8 @@ from deliveryagent.agent.worker_settings import ClientSettings, LmtpSettings, Wo
 from deliveryagent.lab.nameserver import NameServer
 from deliveryagent.mail.delivery import DeliveryRequest, DeliveryResult, RequestRecipient, Verdict
 from deliveryagent.policy.targets import LoopSettings
-from deliveryagent.resolver.lookup import Resolver, ResolverSettings
+from deliveryagent.resolver.lookup import Resolver
+from deliveryagent.resolver.settings import ResolverSettings
 from deliveryagent.setting import Duration, parse_duration
 
 IDENTITY = b"0123456789abcdef"

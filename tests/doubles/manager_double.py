@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar, cast
+from typing import Self, TypeVar
 
 from deliveryagent.agent import frames
 from deliveryagent.agent.worker_settings import WorkerSettings
@@ -62,8 +62,7 @@ class WorkerProcess(asyncio.Protocol):
         self.pid = self._process.pid
         ours.setblocking(False)
         loop = asyncio.get_running_loop()
-        transport, _ = await loop.create_connection(lambda: self, sock=ours)
-        self._transport = cast("asyncio.Transport", transport)
+        self._transport, _ = await loop.create_connection(lambda: self, sock=ours)
         self.say(frames.Configure(self._settings.encode()))
         await self.frame(frames.Ready)
         return self

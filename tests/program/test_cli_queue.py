@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from deliveryagent.cli import run
+from tests.doubles.dagent import Dagent
 from tests.doubles.filled_queue import STATUS, Answering, FilledQueue
 
 
@@ -18,27 +19,9 @@ def queue(tmp_path: Path) -> Iterator[FilledQueue]:
     filled.close()
 
 
-class Dagent:
-    """Runs commands on a queue and keeps what they print."""
-
-    def __init__(self, queue: FilledQueue, capsys: pytest.CaptureFixture[str]) -> None:
-        self._config = queue.config
-        self._capsys = capsys
-        self.out = self.err = ""
-
-    def __call__(self, *words: str) -> int:
-        status = run(["-c", self._config, *words])
-        self.out, self.err = self._capsys.readouterr()
-        return status
-
-    def records(self, *words: str) -> list[dict[str, Any]]:
-        assert self("--json", *words) == 0, self.err
-        return [json.loads(line) for line in self.out.splitlines()]
-
-
 @pytest.fixture
 def dagent(queue: FilledQueue, capsys: pytest.CaptureFixture[str]) -> Dagent:
-    return Dagent(queue, capsys)
+    return Dagent(queue.config, capsys)
 
 
 # -- list ------------------------------------------------------------------------------------------

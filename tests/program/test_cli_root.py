@@ -251,7 +251,7 @@ def test_every_kind_of_error_has_its_status(error: Exception, code: int, line: s
 
 def test_the_service_and_the_commands_mean_the_same_by_a_status() -> None:
     for member in ExitCode:
-        assert ExitStatus[member.name] == member
+        assert ExitStatus[member.name].value == member.value
     assert set(EXIT_MEANINGS) == set(ExitStatus)
 
 

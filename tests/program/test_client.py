@@ -83,7 +83,7 @@ def test_a_message_is_handed_over(directory: Path) -> None:
 
 
 def test_wishes_are_passed_on(directory: Path) -> None:
-    moment = datetime(2030, 1, 1, tzinfo=UTC)
+    future = datetime(2100, 1, 1, tzinfo=UTC)
     with serving(directory) as office, at(directory) as client:
         content = b"Bcc: lee@example.net\n\n"
         client.enqueue(
@@ -91,8 +91,8 @@ def test_wishes_are_passed_on(directory: Path) -> None:
         )
         client.enqueue("", TO, LETTER, hold=True)
         with pytest.raises(EnqueueError, match="year"):
-            client.enqueue("", TO, LETTER, at=moment.timestamp() * 2)
-        client.enqueue("", TO, LETTER, at=datetime.now(UTC).replace(microsecond=0))
+            client.enqueue("", TO, LETTER, at=future)
+        client.enqueue("", TO, LETTER, at=datetime(2020, 1, 1, tzinfo=UTC))
         found = rows(
             office.queue,
             "SELECT address, status, notify FROM recipient ORDER BY message_id, number",
@@ -247,7 +247,7 @@ def test_a_full_store_means_try_later(directory: Path) -> None:
 # -- a service that comes and goes ---
 
 
-def losing(path: Path, times: int, *, read: int = 1 << 20) -> threading.Thread:
+def losing(path: Path, times: int, *, read: int = 1 << 20, says: bytes = b"") -> threading.Thread:
     """A service that goes away before it answers, so often."""
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(str(path))
@@ -257,6 +257,7 @@ def losing(path: Path, times: int, *, read: int = 1 << 20) -> threading.Thread:
         for _ in range(times):
             connection, _ = listening.accept()
             connection.recv(read)
+            connection.sendall(says)
             connection.close()
         path.unlink()
         listening.close()
@@ -319,17 +320,7 @@ def test_a_service_that_never_answers_leaves_doubt_and_says_so(directory: Path) 
 
 
 def test_something_else_at_the_socket_is_not_believed(directory: Path) -> None:
-    listening = socket.socket(socket.AF_UNIX)
-    listening.bind(str(directory / "deliveryagent.sock"))
-    listening.listen()
-
-    def answer() -> None:
-        for _ in range(50):
-            connection, _ = listening.accept()
-            connection.sendall(b"220 mail.example.org ESMTP\r\n")
-            connection.close()
-
-    threading.Thread(target=answer, daemon=True).start()
+    losing(directory / "deliveryagent.sock", 100, says=b"220 mail.example.org ESMTP\r\n")
     with pytest.raises(EnqueueError) as caught:
         at(directory, patience=0.05).enqueue("", TO, LETTER)
     assert caught.value.code == 75

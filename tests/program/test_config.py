@@ -55,8 +55,8 @@ def test_an_empty_file_is_a_configuration(setting: Setting) -> None:
     assert config.postmaster == "postmaster@host.example.org"
     assert config.run_dir == "/run/deliveryagent"
     assert config.queue.url == "sqlite:////var/lib/deliveryagent/queue.sqlite3"
-    assert config.smtp.connect_timeout == 30
-    assert config.lmtp.connect_timeout == 0
+    assert config.smtp.connect_timeout == 30.0
+    assert config.lmtp.connect_timeout == 0.0
     assert config.route == ()
 
 
@@ -70,7 +70,7 @@ def test_values_have_units(setting: Setting) -> None:
         "[queue]\nminimal_backoff_time = '90s'\nmessage_size_limit = '1 MiB'\n"
         "[smtp]\nmail_timeout = 0.25\n"
     )
-    assert config.queue.minimal_backoff_time == 90
+    assert config.queue.minimal_backoff_time == 90.0
     assert config.queue.message_size_limit == 1048576
     assert config.smtp.mail_timeout == 0.25
 
@@ -203,8 +203,8 @@ match = ["*"]
     assert first.nexthop == "lmtp:unix:/run/lmtp.sock"
     assert first.delivery.default_destination_concurrency_limit == 2
     assert first.delivery.default_destination_recipient_limit == 7
-    assert (first.smtp.mail_timeout, first.lmtp.mail_timeout) == (1, 1)
-    assert first.smtp.connect_timeout == 10
+    assert (first.smtp.mail_timeout, first.lmtp.mail_timeout) == (1.0, 1.0)
+    assert first.smtp.connect_timeout == 10.0
     assert first.lmtp.port == 24
     assert second.nexthop == ""
     assert (second.smtp, second.lmtp, second.delivery) == (
@@ -327,15 +327,22 @@ def test_a_server_database_has_no_file_to_warn_about(setting: Setting) -> None:
     assert "queue.url" not in told
 
 
-def test_finding_the_socket_costs_no_other_room() -> None:
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from deliveryagent.config.location import locate; locate('/dev/null')",
+        "from deliveryagent.config import load; load('/dev/null')",
+    ],
+)
+def test_reading_the_configuration_costs_no_heavy_import(code: str) -> None:
     code = (
-        "import sys; from deliveryagent.config.location import locate; locate('/dev/null'); "
-        "heavy = {'sqlalchemy', 'dns', 'asyncio', 'aiosmtplib', 'ssl', 'pathlib'} & set(sys.modules); "
+        f"import sys; {code}; "
+        "heavy = {'sqlalchemy', 'dns', 'asyncio', 'aiosmtplib', 'ssl'} & set(sys.modules); "
         "sys.exit(str(heavy) if heavy else 0)"
     )
     environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(
-        [sys.executable, "-S", "-c", code],
+        [sys.executable, "-c", code],
         env=environ, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

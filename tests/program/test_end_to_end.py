@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,15 @@ from deliveryagent.lab.playground import Playground
 from tests.program.whole_agent import ROOT, Background, WholeAgent, eventually, letter
 
 SENDER = "you@home.test"
+AWAY = """
+hostname = "agent.test"
+run_dir = "{directory}/run"
+[queue]
+url = "sqlite:///{directory}/queue.sqlite3"
+[[route]]
+match = ["*"]
+nexthop = "discard:"
+"""
 
 
 @dataclass
@@ -232,6 +242,32 @@ def test_mail_waits_for_the_service(tmp_path: Path) -> None:
         assert agent.start("--until-idle").wait(30) == 0, agent.log.read_text()
         counts = lab.ledger.deliveries()
         assert (len(counts), set(counts.values())) == (60, {1})
+
+
+def test_a_service_starts_although_others_write_to_the_queue(tmp_path: Path) -> None:
+    """Who hands over without a service holds the lock for moments only, and uses the socket later."""
+    stop = threading.Event()
+    ids: list[str] = []
+
+    def hand_over(agent: WholeAgent) -> None:
+        with Client(config=agent.config) as client:
+            while not stop.is_set():
+                ids.append(client.enqueue(SENDER, ["x@away.test"], letter(f"{len(ids)}@x")))
+
+    (tmp_path / "run").mkdir()
+    with WholeAgent(tmp_path, AWAY.format(directory=tmp_path)) as agent:
+        writer = threading.Thread(target=hand_over, args=(agent,))
+        writer.start()
+        try:
+            eventually(lambda: len(ids) > 3)
+            with agent.serving():
+                before = len(ids)
+                eventually(lambda: len(ids) > before + 3)
+                stop.set()
+                writer.join()
+        finally:
+            stop.set()
+        assert len(agent.messages("--all")) == len(ids)
 
 
 def test_the_lab_command_ends_on_ctrl_c(tmp_path: Path) -> None:
