@@ -17,7 +17,7 @@ import select
 import socket
 import stat
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -114,7 +114,12 @@ class EventLog:
     """Writes events; one per process. ``hostname`` is for the ``postfix`` format."""
 
     def __init__(
-        self, settings: LogSettings, *, hostname: str, environ: Mapping[str, str] = os.environ
+        self,
+        settings: LogSettings,
+        *,
+        hostname: str,
+        environ: Mapping[str, str] = os.environ,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._settings = settings
         self._environ = environ

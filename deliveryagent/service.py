@@ -19,31 +19,26 @@ from typing import Any
 
 from deliveryagent import __version__
 from deliveryagent.agent import recovery
-from deliveryagent.agent.bounce import Composer
 from deliveryagent.agent.control import Control
 from deliveryagent.agent.crew import Crew
 from deliveryagent.agent.manager import Manager
 from deliveryagent.agent.readiness import Readiness, inherited_sockets
 from deliveryagent.agent.reporting import Reporting
-from deliveryagent.agent.rules import Rules
 from deliveryagent.agent.schedule import Schedule
 from deliveryagent.agent.upkeep import LEASE, Upkeep
-from deliveryagent.agent.worker_settings import WorkerSettings
-from deliveryagent.config import Config, ConfigError
+from deliveryagent.config import Config, ConfigError, parts
 from deliveryagent.config.location import SOCKET_NAME, queue_file
 from deliveryagent.intake.admission import Admission, Peer
 from deliveryagent.intake.local_socket import LocalSocket
 from deliveryagent.intake.queue_door import QueueDoor
 from deliveryagent.intake.session import OpenOrder
-from deliveryagent.intake.submit import Terms
 from deliveryagent.log import EventLog
 from deliveryagent.mail.envelope import format_queue_id, new_queue_id
-from deliveryagent.policy.routing import Router
 from deliveryagent.queue import leases, reports, sites, submissions
 from deliveryagent.queue.engine import open_writer
 from deliveryagent.queue.ids import QueueIds
 from deliveryagent.queue.lock import LockHeld, QueueLock
-from deliveryagent.queue.submissions import CONTENT_PART, Submission
+from deliveryagent.queue.submissions import Submission
 from deliveryagent.queue.thread import Database
 from deliveryagent.queue.upgrade import ensure
 
@@ -70,14 +65,12 @@ class Service:
         self._manager: Manager | None = None
         self._crew: Crew | None = None
         self._ids: QueueIds | None = None
-        self._identity = bytes(16)
         self._signals = 0
 
     async def run(self, *, until_idle: bool) -> int:
         """Serve until told to stop, or until nothing is runnable; returns the exit status."""
         async with contextlib.AsyncExitStack() as stack:
             database, identity = self._open_store(stack)
-            self._identity = identity
             agent = await self._register(database)
             ids = QueueIds(
                 last=await database.submit(submissions.newest, None), clock=time.time, rng=self._rng
@@ -88,7 +81,7 @@ class Service:
             crew = self._crew = manager.crew = Crew(
                 manager,
                 count=self.config.delivery.workers or os.cpu_count() or 1,
-                settings=self._worker_settings,
+                settings=lambda: parts.worker_settings(self.config, identity),
                 journals=self._journals(),
             )
             crew.start()
@@ -156,7 +149,8 @@ class Service:
         return agent
 
     def _build_manager(self, database: Database, agent: int, identity: bytes) -> Manager:
-        rules = self._rules(self.config)
+        assert self._ids is not None
+        rules = parts.rules(self.config)
         return Manager(
             database=database,
             agent=agent,
@@ -165,7 +159,7 @@ class Service:
             rules=rules,
             reporting=Reporting(
                 database=database,
-                composer=self._composer(self.config),
+                composer=parts.composer(self.config, self._ids, time.time),
                 log=self._log,
                 clock=time.time,
             ),
@@ -214,63 +208,12 @@ class Service:
             submitter=door,
             orders=control.orders(),
             admission=Admission(settings=config.submit, service_uid=os.geteuid()),
-            terms=self._terms,
+            terms=lambda: parts.terms(self.config),
             open_orders={"wait": self._waiting(control)},
             inherited=inherited_sockets(os.environ, os.getpid()).get("local"),
         )
         await local.start()
         return local
-
-    # -- what the configuration says ---
-
-    def _rules(self, config: Config) -> Rules:
-        def delivery(route: int) -> Any:
-            return config.route[route].delivery if route >= 0 else config.delivery
-
-        return Rules(
-            router=Router(config.route, config.relay),
-            retry=config.queue,
-            concurrency=config.delivery,
-            recipient_limit=lambda route: delivery(route).default_destination_recipient_limit,
-            site_limit=lambda route: delivery(route).default_destination_concurrency_limit,
-            shutdown_grace=config.delivery.shutdown_grace,
-        )
-
-    def _worker_settings(self) -> bytes:
-        config, rules = self.config, self._rules(self.config)
-        limits = [rules.recipient_limit(route) for route in range(-1, len(config.route))]
-        return WorkerSettings(
-            hostname=config.hostname,
-            identity=self._identity,
-            dns=config.dns,
-            loop=config.delivery,
-            smtp=config.smtp,
-            lmtp=config.lmtp,
-            routes=tuple((route.smtp, route.lmtp) for route in config.route),
-            recipient_limit=max(limits),
-            minimal_backoff_time=config.queue.minimal_backoff_time,
-        ).encode()
-
-    def _composer(self, config: Config) -> Composer:
-        assert self._ids is not None
-        return Composer(
-            hostname=config.hostname,
-            postmaster=config.postmaster,
-            notices=config.delivery,
-            retry=config.queue,
-            new_id=self._ids,
-            clock=time.time,
-            part_size=CONTENT_PART,
-        )
-
-    def _terms(self) -> Terms:
-        config = self.config
-        return Terms(
-            hostname=config.hostname,
-            limits=config.queue,
-            part_size=CONTENT_PART,
-            bulk_after=config.delivery.default_destination_recipient_limit,
-        )
 
     def _waiting(self, control: Control) -> OpenOrder:
         async def wait(asked: dict[str, Any], peer: Peer) -> dict[str, Any]:
@@ -348,6 +291,7 @@ class Service:
     def _reload(self) -> None:
         assert self._manager is not None
         assert self._crew is not None
+        assert self._ids is not None
         self._readiness.reloading()
         now = time.time()
         try:
@@ -359,7 +303,7 @@ class Service:
             return
         self.config = config
         self._log.reopen(config.log)
-        self._manager.reconfigure(self._rules(config), self._composer(config))
+        self._manager.reconfigure(parts.rules(config), parts.composer(config, self._ids, time.time))
         self._crew.replace(config.delivery.shutdown_grace)
         self._log.event("reloaded", {}, now=now)
         self._readiness.ready("accepting and delivering")

@@ -89,10 +89,7 @@ class Manager:
             recorded=self._recorded,
         )
         self.sites = Sites(
-            database=database,
-            schedule=schedule,
-            worker_for=lambda name: self._worker_for(name, 0),
-            release=self.release,
+            database=database, schedule=schedule, worker_for=self._worker_for, release=self.release
         )
         self.custody = Custody(
             database=database,
@@ -208,7 +205,7 @@ class Manager:
             worker.say(frames.Deliver(self._request(batch)))
             self._look(batch.lane.destination)
 
-    def _worker_for(self, name: str, place: int) -> Worker | None:
+    def _worker_for(self, name: str, place: int = 0) -> Worker | None:
         """The worker that has, or will have, the sessions to a site: always the same for the same place."""
         assert self.crew is not None
         ready = [w for w in self.crew.workers if w.ready and not w.draining]

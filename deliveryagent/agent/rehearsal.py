@@ -12,6 +12,7 @@ import asyncio
 import random
 import time
 from collections import deque
+from collections.abc import Callable
 
 import msgspec
 
@@ -109,7 +110,15 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True):
 class Rehearsal:
     """Probes addresses with the settings of a worker; use it inside one event loop."""
 
-    def __init__(self, settings: WorkerSettings, router: Router, *, rng: random.Random) -> None:
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        router: Router,
+        *,
+        rng: random.Random,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._clock = clock
         self._clients = Clients(settings)
         self._resolver = Resolver(settings.dns)
         self._planner = Planner(self._resolver, rng)
@@ -129,7 +138,9 @@ class Rehearsal:
         client = self._clients.of(routed.index, "lmtp" if hops[0].transport == "lmtp" else "smtp")
         hops += [hop for hop in client.fallback if hop not in hops]
         demand = client.demand_unix if hops[0].path else client.demand
-        request = _request(address, destination, sender, routed.next_hop)
+        request = _request(
+            address, destination, sender, next_hop=routed.next_hop, now=self._clock()
+        )
         ways: list[Way] = []
         while hops:
             hop = hops.popleft()
@@ -245,8 +256,9 @@ _VERDICTS = {
 }
 
 
-def _request(address: str, destination: str, sender: str, next_hop: str) -> DeliveryRequest:
-    now = time.time()
+def _request(
+    address: str, destination: str, sender: str, *, next_hop: str, now: float
+) -> DeliveryRequest:
     return DeliveryRequest(
         serial=0,
         queue_id=0,

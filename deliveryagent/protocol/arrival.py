@@ -34,9 +34,9 @@ from deliveryagent.setting import ByteSize, format_size, key, parse_size
 LONGEST_LINE = 998  # octets without CRLF, RFC 5322 2.1.1
 _LONGEST_MBOX_LINE = 1000
 _DROPPED = frozenset({b"return-path", b"bcc", b"resent-bcc"})
-_SLICE = (
-    1 << 16
-)  # how much input is converted at a time, so that a large feed costs no copies of itself
+_SLICE = 1 << 16  # octets converted at a time, so that a large feed costs no copies of itself
+_HASHED_AT_ONCE = 2047
+_SMALL = 1 << 15
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -165,7 +165,7 @@ class ReplyStream(SMTPProtocol):
         if timeout is not None:
             self._limits = {**limits, Stage.AUTH: timeout}
         try:
-            outcome = (await self.replies((Stage.AUTH,)))[0]
+            outcome = (await self.replies((Stage.AUTH,)))[-1]
         finally:
             self._limits = limits
         if isinstance(outcome, SmtpReply):

@@ -346,8 +346,8 @@ def test_a_lost_connection_is_told_apart_from_a_fault(journal: Path) -> None:
 def test_a_fault_in_one_delivery_ends_that_delivery_only(
     journal: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(address: str) -> str:
-        raise KeyError(address)
+    async def broken(visit: Visit, _: object) -> None:
+        raise KeyError(str(visit))
 
     async def run() -> None:
         link = FakeLink()

@@ -11,6 +11,7 @@ from aiosmtplib.protocol import SMTPProtocol
 from deliveryagent.mail.security import TlsLevel
 from deliveryagent.wire.connection import Connection
 from deliveryagent.wire.contexts import client_context
+from deliveryagent.wire.stream import ReplyStream
 from tests.doors.talks import QUICK, Run, both_loops, dialled, introduced, send, told
 from tests.doubles.scripted_peer import Close, Raw, ScriptedPeer, Stall
 
@@ -47,7 +48,7 @@ def test_no_attribute_of_ours_is_one_of_theirs() -> None:
         methods = {name for kind in Connection.__mro__[:2] for name in vars(kind)}
         assert not methods & theirs
         # And what is set in our constructors is not set in theirs, where it would change their meaning.
-        source = inspect.getsource(Connection.__mro__[1].__init__)
+        source = inspect.getsource(ReplyStream)
         assert not [
             name for name in theirs if f"self.{name} =" in source or f"self.{name}:" in source
         ]
@@ -84,9 +85,7 @@ def test_authentication_runs_on_a_connection_of_ours(run: Run[None], mechanism: 
         challenge = "334 PDE4OTYuNjk3MTcwOTUyQHBvc3RvZmZpY2U+"
         script = {
             "AUTH": {"plain": "235 2.7.0 welcome"}.get(mechanism, challenge),
-            # The answers to a challenge are no command the peer knows.
-            "a2lt": "334 UGFzc3dvcmQ6",
-            "c2VjcmV0": "235 2.7.0 welcome",
+            "C2VJCMV0": "235 2.7.0 welcome",  # to the peer the password is one more verb
         }
         async with (
             ScriptedPeer(script, extensions=AUTH) as peer,
@@ -168,9 +167,9 @@ def test_a_reply_nobody_asked_for_stops_their_next_command(run: Run[None]) -> No
     async def main() -> None:
         script = {"NOOP": Raw(b"250 one\r\n250 two\r\n")}
         async with ScriptedPeer(script) as peer, introduced(peer) as (connection, _):
-            with pytest.raises(aiosmtplib.SMTPException):
+            with pytest.raises(aiosmtplib.SMTPResponseException):
                 await connection.execute_command(b"NOOP", timeout=1)
-                await asyncio.sleep(0.02)
+            with pytest.raises(aiosmtplib.SMTPServerDisconnected):
                 await connection.execute_command(b"NOOP", timeout=1)
 
     run(main())

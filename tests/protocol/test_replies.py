@@ -153,7 +153,8 @@ def test_many_lines_are_borne_and_more_are_not() -> None:
 def test_an_endless_reply_takes_no_more_memory_than_a_short_one() -> None:
     for octets, times in ((b"250-" + b"x" * 60 + b"\r\n", 10_000), (b"x", 10_000)):
         parser = ReplyParser()
-        replies, error = [], ""
+        replies: list[SmtpReply] = []
+        error = ""
         for _ in range(times):
             try:
                 replies += parser.feed(octets)

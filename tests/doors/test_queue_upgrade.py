@@ -1,0 +1,149 @@
+"""The schema and its migrations."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine, text
+
+from deliveryagent.queue import upgrade
+from deliveryagent.queue.engine import StoreError, open_writer
+from queue_schema import HEAD
+from queue_schema.tables import metadata
+from tests.doubles.stores import PostgresServer, Store
+
+
+def test_the_migrations_make_the_tables_the_program_knows(store: Store) -> None:
+    with store.engine.connect() as connection:
+        context = MigrationContext.configure(
+            connection, opts={"compare_type": True, "compare_server_default": True}
+        )
+        assert compare_metadata(context, metadata) == []
+
+
+def test_the_migrations_make_the_same_sqlite_text_as_the_tables(sqlite_store: Store) -> None:
+    """Checks and options of tables, which the comparison above does not see."""
+    direct = create_engine("sqlite://")
+    metadata.create_all(direct)
+
+    def texts(engine: Any) -> set[str]:
+        with engine.connect() as connection:
+            rows = connection.execute(text("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL"))
+            return {normal(row[0]) for row in rows if "alembic" not in row[0]}
+
+    def normal(sql: str) -> str:
+        body = re.sub(r"\s+", " ", sql)
+        clauses = sorted(part.strip(" ,)") for part in re.split(r",(?= CONSTRAINT)", body))
+        return " | ".join(clauses)
+
+    assert texts(sqlite_store.engine) == texts(direct)
+
+
+def test_the_stated_head_is_the_newest_migration() -> None:
+    script = ScriptDirectory.from_config(upgrade._config(None))
+    assert script.get_current_head() == HEAD == upgrade.head()
+
+
+def test_a_new_file_gets_schema_and_identity(tmp_path: Path) -> None:
+    engine = open_writer(f"sqlite:///{tmp_path}/queue.sqlite3")
+    assert upgrade.current(engine) == ""
+    assert [step.revision for step in upgrade.plan(engine)] == ["0001"]
+    identity = upgrade.ensure(engine)
+    assert len(identity) == 16
+    assert upgrade.ensure(engine) == upgrade.identity(engine) == identity
+    assert upgrade.current(engine) == HEAD
+    assert upgrade.plan(engine) == upgrade.migrate(engine) == []
+    engine.dispose()
+
+
+def test_two_queues_have_two_identities(tmp_path: Path) -> None:
+    found = set()
+    for name in "ab":
+        engine = open_writer(f"sqlite:///{tmp_path}/{name}")
+        found.add(upgrade.ensure(engine))
+        engine.dispose()
+    assert len(found) == 2
+
+
+def test_a_database_server_is_changed_only_when_told(postgres_server: PostgresServer) -> None:
+    postgres_server._order("CREATE DATABASE bare")
+    engine = open_writer(str(postgres_server._server.get_uri("bare")))
+    with pytest.raises(StoreError, match="no queue yet") as caught:
+        upgrade.ensure(engine)
+    assert "dagent db migrate" in caught.value.hint
+    assert [step.revision for step in upgrade.migrate(engine)] == ["0001"]
+    assert len(upgrade.ensure(engine)) == 16
+    engine.dispose()
+
+
+def test_a_newer_schema_is_refused(store: Store) -> None:
+    store.force("UPDATE alembic_version SET version_num = '9999'")
+    for step in (upgrade.ensure, upgrade.plan, upgrade.migrate):
+        with pytest.raises(StoreError, match="schema 9999.*up to 0001") as caught:
+            step(store.engine)
+        assert "newer" in caught.value.hint
+
+
+def test_an_older_schema_asks_for_the_migration(store: Store) -> None:
+    store.force("UPDATE alembic_version SET version_num = '0000'")
+    with pytest.raises(StoreError, match="schema 0000") as caught:
+        upgrade.ensure(store.engine)
+    assert "dagent db migrate" in caught.value.hint
+
+
+def test_a_damaged_file_is_reported_and_kept(sqlite_store: Store, tmp_path: Path) -> None:
+    file = tmp_path / "queue.sqlite3"
+    sqlite_store.engine.dispose()
+    with file.open("r+b") as stream:
+        stream.seek(100)
+        stream.write(b"\xff" * 4000)
+    engine = open_writer(sqlite_store.url)
+    with pytest.raises(StoreError, match="damaged"):
+        upgrade.ensure(engine)
+    engine.dispose()
+    assert file.stat().st_size > 4000
+
+
+def test_a_lost_identity_is_not_made_up(store: Store) -> None:
+    store.force("DELETE FROM meta")
+    with pytest.raises(StoreError, match="identity"):
+        upgrade.ensure(store.engine)
+
+
+_SLOW_MIGRATION = """
+import sys, time
+from alembic.runtime.migration import MigrationContext
+from deliveryagent.queue.engine import open_writer
+from deliveryagent.queue import upgrade
+real = MigrationContext.run_migrations
+def slow(self, **kw):
+    real(self, **kw)
+    print("made", flush=True)
+    time.sleep(30)
+MigrationContext.run_migrations = slow
+upgrade.ensure(open_writer(sys.argv[1]))
+"""
+
+
+def test_a_kill_in_the_middle_of_a_migration_leaves_no_half_schema(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/queue.sqlite3"
+    child = subprocess.Popen([sys.executable, "-c", _SLOW_MIGRATION, url], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"made\n"
+    os.kill(child.pid, signal.SIGKILL)
+    child.communicate()
+    engine = open_writer(url)
+    assert upgrade.current(engine) == ""
+    started = time.monotonic()
+    assert len(upgrade.ensure(engine)) == 16
+    assert time.monotonic() - started < 30
+    engine.dispose()
