@@ -54,7 +54,7 @@ def parse_duration(value: str | float) -> Duration:
     (5400.0, 0.25, 7.0)
     """
     if isinstance(value, bool):
-        raise ValueError('expected a time such as "30s", "5m", "1h30m" or a number of seconds')
+        raise ValueError('expected a time such as "30s", "5m", "1h30m" or a number of seconds')  # noqa: TRY004
     if isinstance(value, int | float):
         if not 0 <= value < float("inf"):
             raise ValueError("a time cannot be negative or infinite")
@@ -82,7 +82,7 @@ def parse_size(value: str | int) -> ByteSize:
     (50000000, 65536, 12)
     """
     if isinstance(value, bool) or not isinstance(value, int | str):
-        raise ValueError('expected a size such as "50 MB" or a number of bytes')
+        raise ValueError('expected a size such as "50 MB" or a number of bytes')  # noqa: TRY004
     if isinstance(value, int):
         if value < 0:
             raise ValueError("a size cannot be negative")

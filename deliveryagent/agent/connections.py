@@ -82,8 +82,8 @@ class Connections:
             del self._detours[way]
         return found
 
-    def put(self, session: Idle) -> None:
-        """Keep a session for others, if it may be kept."""
+    def put(self, session: Idle) -> bool:
+        """Keep a session for others, if it may be kept; otherwise it leaves."""
         now = self._loop.time()
         reuse = session.reuse
         until = min(
@@ -92,7 +92,7 @@ class Connections:
         )
         if self._closed or until <= now or not session.usable:
             session.leave()
-            return
+            return False
         if self._count >= self._limit:
             self._evict()
         self._idle.setdefault(session.key, []).append((until, session))
@@ -101,6 +101,7 @@ class Connections:
             self._timer = self._loop.call_later(
                 min(_LOOK, reuse.connection_cache_time_limit), self._look
             )
+        return True
 
     def note_detour(self, way: Hashable, key: Hashable, seconds: float) -> None:
         """Better hosts could not be reached: sessions with this key serve that way for now."""

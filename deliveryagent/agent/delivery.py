@@ -11,7 +11,6 @@ one address is ``visit``.
 """
 
 import asyncio
-from collections import deque
 from functools import lru_cache
 from typing import cast
 
@@ -85,23 +84,28 @@ class Delivery:
             leg = Leg(NextHop("smtp"), clients.of(request.route, "smtp"), relay=True)
             errand.ledger.apply_to_all(Stage.ROUTE, trouble, leg.source())
             return
-        ahead = deque(hops)
-        fallback: deque[NextHop] = deque()
-        if not (hops[0].path or hops[0].final):
-            fallback.extend(clients.of(request.route, hops[0].transport).fallback)
+        fallback: tuple[NextHop, ...] | None = None
         while not (errand.ledger.over or errand.stopped):
-            if ahead:
-                hop = ahead.popleft()
-                relay = hop.host != request.domain
-            elif fallback and not self._is_mx:
-                hop, relay = fallback.popleft(), True
-            else:
-                return
+            if not hops:
+                if fallback is None and not self._is_mx:
+                    hops = fallback = self._fallback()
+                if not hops:
+                    return
+            hop = hops[0]
             if hop.final:
                 errand.ledger.settle_all(judge_route(hop))
                 return
+            relay = fallback is not None or hop.host != request.domain
             leg = Leg(hop, clients.of(request.route, hop.transport), relay)
-            ahead.extendleft(reversed(await self._try(leg)))
+            hops = await self._try(leg) + hops[1:]
+
+    def _fallback(self) -> tuple[NextHop, ...]:
+        """The relays for what cannot be delivered now; mail for a Unix socket has none."""
+        request = self._errand.request
+        first = _parsed(request.next_hop)[0]
+        if first.path or first.final:
+            return ()
+        return self._errand.means.clients.of(request.route, first.transport).fallback
 
     async def _try(self, leg: Leg) -> tuple[NextHop, ...]:
         """Work on one next hop; returns those to try in its place."""

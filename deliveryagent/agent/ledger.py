@@ -49,11 +49,12 @@ class Ledger:
     """See the module's description.
 
     ``started`` is when the request was taken up. ``open`` are the undecided recipients by number.
-    ``tries`` are the hosts contacted so far.
+    ``tries`` are the hosts contacted so far. ``untried``: nobody's fate but to go back is decided.
     """
 
     __slots__ = (
         "_burden", "_known", "_pressures", "_reasons", "_results", "open", "request", "started", "tries",
+        "untried",
     )  # fmt: skip
 
     def __init__(self, request: DeliveryRequest, started: float) -> None:
@@ -65,6 +66,7 @@ class Ledger:
         self.open = {recipient.number: recipient for recipient in request.recipients}
         self._pressures: list[Pressure] = []
         self._burden: dict[Pressure, str] = {}
+        self.untried = True
         self._known: tuple[Stage, Outcome, Source, Judgement] | None = None
 
     @property
@@ -128,6 +130,7 @@ class Ledger:
 
     def settle_all(self, judgement: Judgement) -> None:
         """Decide for everybody who is undecided without any host."""
+        self.untried = self.untried and judgement.verdict is Verdict.RETURNED
         for number in self.open:
             self._results[number] = RecipientResult(
                 number,
@@ -178,11 +181,6 @@ class Ledger:
             sequence,
         )
 
-    @property
-    def untried(self) -> bool:
-        """Whether every recipient goes back untried."""
-        return all(r.verdict == Verdict.RETURNED for r in self._results.values())
-
     def _decide(
         self,
         recipient: RequestRecipient,
@@ -193,6 +191,7 @@ class Ledger:
         *,
         relayed: bool = False,
     ) -> None:
+        self.untried = False
         self._results[recipient.number] = RecipientResult(
             recipient.number,
             judgement.verdict,

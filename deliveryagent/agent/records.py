@@ -125,8 +125,14 @@ def attempt_record(tried: Tried) -> dict[str, Any]:
             "transfer": tried.transfer_time,
         },
         "decision": tried.decision,
-        "earlier_hosts": _decoded(tried.trail, []),
+        "earlier_hosts": earlier_hosts(tried),
     }
+
+
+def earlier_hosts(tried: Tried) -> list[dict[str, Any]]:
+    """The hosts an attempt tried before the one that decided: host, ip, port, stage and answer."""
+    found: list[dict[str, Any]] = _decoded(tried.trail, [])
+    return found
 
 
 def _decoded(text: str, default: Any) -> Any:

@@ -12,6 +12,7 @@ host, never decides about a recipient. RFC 5321 3.1, 4.1.4, 4.3.2; RFC 3207; RFC
 import asyncio
 from collections.abc import AsyncIterable, Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
+from time import monotonic
 from typing import NamedTuple
 
 from deliveryagent.agent.settings import ReuseSettings, SessionSettings
@@ -111,6 +112,11 @@ class Session:
         )
 
     @property
+    def label(self) -> str:
+        """The peer's name for people: ``host[ip]:port``."""
+        return self._connection.label
+
+    @property
     def tls(self) -> str:
         """One line about its encryption; empty in clear."""
         facts = self._connection.tls
@@ -183,8 +189,7 @@ async def open_session(
 
     ``own_names`` are the names by which the peer would be ourselves, empty to not look.
     """
-    clock = asyncio.get_running_loop().time
-    began = clock()
+    began = monotonic()
     connection = await dial(
         endpoint,
         limits=profile.limits,
@@ -193,18 +198,19 @@ async def open_session(
         listener=listener,
     )
     if isinstance(connection, Failure):
-        return Refused(Stage.CONNECT, connection, connect=clock() - began)
+        return Refused(Stage.CONNECT, connection, connect=monotonic() - began)
     session = Session(connection, endpoint, profile, next_hop)
     try:
         stage, outcome = Stage.GREETING, await connection.greeting()
-        session.opened = greeted = clock()
+        greeted = monotonic()
+        session.opened = asyncio.get_running_loop().time()
         session.connect = greeted - began
         tried = False
         if not _refuses(outcome):
             stage, outcome, tried = await _introduce(
                 session, connection, profile, demand, own_names
             )
-        session.setup = clock() - greeted
+        session.setup = monotonic() - greeted
     except BaseException:
         connection.abort()
         raise

@@ -13,10 +13,10 @@ RFC 5321 4.5.3.1.10 (too many recipients), RFC 9422 (LIMITS), RFC 7435 (clear te
 handshake).
 """
 
-import asyncio
 from collections import deque
 from collections.abc import AsyncIterable, Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from time import monotonic
 from typing import NamedTuple
 
 from deliveryagent.agent.clients import Client, Clients
@@ -129,7 +129,7 @@ class Visit:
     """
 
     __slots__ = (
-        "_clear", "_demand", "_endpoint", "_errand", "_leg", "_time", "_worse", "final", "got_in", "kept",
+        "_clear", "_demand", "_endpoint", "_errand", "_leg", "_worse", "final", "got_in", "kept",
     )  # fmt: skip
 
     def __init__(self, errand: Errand, leg: Leg, endpoint: Endpoint, *, best: int) -> None:
@@ -137,7 +137,6 @@ class Visit:
         self._leg = leg
         self._endpoint = endpoint
         self._worse = endpoint.preference > best
-        self._time = asyncio.get_running_loop().time
         self._demand = leg.client.demand_unix if endpoint.path else leg.client.demand
         self._clear = False
         self.got_in = False
@@ -166,12 +165,11 @@ class Visit:
             self._keep(session)
 
     def _keep(self, session: Session) -> None:
-        if self._demand is not _IN_CLEAR and session.usable:
-            self.kept = session.key
-            self._errand.means.connections.put(session)
-        else:
-            # A session in clear where TLS was offered must not serve messages that never tried TLS.
+        if self._demand is _IN_CLEAR:
+            # It must not serve messages that have not tried TLS themselves.
             session.leave()
+        elif self._errand.means.connections.put(session):
+            self.kept = session.key
 
     async def _open(self, waiting: int) -> Session | None:
         client, endpoint = self._leg.client, self._endpoint
@@ -206,8 +204,8 @@ class Visit:
     ) -> list[RequestRecipient]:
         """Transactions in one session; returns who should be offered to this host in another one."""
         errand, ledger = self._errand, self._errand.ledger
-        index, began, reused = len(ledger.tries), self._time(), session.uses > 0
-        source = self._leg.source(index, str(self._endpoint))
+        index, began, reused = len(ledger.tries), monotonic(), session.uses > 0
+        source = self._leg.source(index, session.label)
         groups = deque(split(waiting, session.capabilities))
         exchange: Exchange | None = None
         rest: list[RequestRecipient] = []
@@ -227,11 +225,11 @@ class Visit:
             if again:
                 groups.appendleft(again)
             errand.answered()
-            if not session.usable:
+            if groups and not session.usable:
                 rest = [recipient for group in groups for recipient in group]
                 break
         if exchange is not None:
-            ledger.tries.append(self._try_of(session, exchange, self._time() - began))
+            ledger.tries.append(self._try_of(session, exchange, monotonic() - began))
             rest = self._rest(session, exchange, waiting, rest, source)
         return rest
 
@@ -271,6 +269,8 @@ class Visit:
         source: Source,
     ) -> list[RequestRecipient]:
         """Who should be offered to the same host once more, after a session that is over."""
+        if not rest and not session.secured:
+            return rest
         broken = next((a for a in exchange.answers if isinstance(a.outcome, Failure)), None)
         if broken is not None and session.secured:
             open_ = self._errand.ledger.open

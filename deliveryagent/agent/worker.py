@@ -60,15 +60,20 @@ _BAD_SETTINGS = 78  # EX_CONFIG
 
 
 class Runner:
-    """A task that carries out one delivery after the other; cheaper than a task for each."""
+    """A task that carries out one delivery after the other; cheaper than a task for each.
 
-    __slots__ = ("_wake", "_worker", "delivery", "task")
+    ``begun``: it is inside ``delivery.run``, which alone knows what to do when the task is cancelled.
+    """
+
+    __slots__ = ("_loop", "_wake", "_worker", "begun", "delivery", "task")
 
     def __init__(self, worker: "Worker", delivery: Delivery) -> None:
         self._worker = worker
+        self._loop = asyncio.get_running_loop()
         self._wake: asyncio.Future[None] | None = None
+        self.begun = False
         self.delivery: Delivery | None = delivery
-        self.task = asyncio.get_running_loop().create_task(self._run())
+        self.task = self._loop.create_task(self._run())
 
     def take(self, delivery: Delivery) -> None:
         """Wake up and carry this out."""
@@ -78,14 +83,16 @@ class Runner:
     async def _run(self) -> None:
         while True:
             delivery = cast("Delivery", self.delivery)
+            self.begun = True
             try:
                 await delivery.run()
             except Exception as error:  # noqa: BLE001 - the one place where a fault in a delivery ends
                 self._worker.report_fault(error)
+            self.begun = False
             self._worker.finish(delivery)
             self.delivery = self._worker.next_delivery()
             if self.delivery is None:
-                self._wake = asyncio.get_running_loop().create_future()
+                self._wake = self._loop.create_future()
                 self._worker.free.append(self)
                 await self._wake
 
@@ -261,7 +268,7 @@ class Worker:
             delivery = runner.delivery
             if delivery is not None:
                 delivery.stop()
-                if not delivery.past_dot:
+                if runner.begun and not delivery.past_dot:
                     runner.task.cancel()
 
     def _end_if_idle(self) -> None:

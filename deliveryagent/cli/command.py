@@ -20,7 +20,6 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -196,6 +195,8 @@ class Group(_Shown, click.Group):
         """Find the subcommand; a name nobody has gets a suggestion."""
         name = args[0]
         if not name.startswith("-") and name not in self.list_commands(ctx):
+            from difflib import get_close_matches
+
             near = get_close_matches(name, self.list_commands(ctx), n=1)
             advice = f' Did you mean "{near[0]}"?' if near else ""
             raise click.UsageError(f'No such command: "{name}".{advice}', ctx)

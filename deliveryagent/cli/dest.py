@@ -52,7 +52,14 @@ def _name(word: str) -> str:
 
 
 @dest.command("list", examples=["dagent dest list", "dagent --json dest list --limit 1000"])
-@click.option("--limit", type=click.IntRange(min=1), default=30, show_default=True, metavar="N")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=30,
+    show_default=True,
+    metavar="N",
+    help="Lines at most.",
+)
 @click.pass_obj
 def list_(invocation: Invocation, limit: int) -> None:
     """List destinations: those that are paused, then those with most waiting."""

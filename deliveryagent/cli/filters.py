@@ -8,13 +8,15 @@ usage error before anything is looked up; an order without any condition needs `
 import re
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from deliveryagent.mail.envelope import RecipientStatus, queue_id_range
-from deliveryagent.queue.search import Filter
 from deliveryagent.setting import parse_duration
+
+if TYPE_CHECKING:
+    from deliveryagent.queue.filters import Filter
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -115,12 +117,14 @@ def filter_options(function: F) -> F:
     return function
 
 
-def selection(given: dict[str, Any], *, now: float, order: bool = False) -> Filter:
+def selection(given: dict[str, Any], *, now: float, order: bool = False) -> "Filter":
     """The filter of a command's parameters, which are taken out of ``given``.
 
     ``order`` says that the command changes something and must not be meant for everything by
     accident.
     """
+    from deliveryagent.queue.filters import Filter
+
     ids = tuple(_ids(given.pop("ids")))
     older, newer = given.pop("older"), given.pop("newer")
     found = Filter(

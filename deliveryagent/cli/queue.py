@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import click
 import msgspec
 
-from deliveryagent.agent.records import message_record, shown_record, status_of
+from deliveryagent.agent.records import earlier_hosts, message_record, shown_record, status_of
 from deliveryagent.cli import orders, view
 from deliveryagent.cli.command import Invocation, group
 from deliveryagent.cli.filters import filter_options, selection
@@ -276,6 +276,9 @@ def _print_attempt(screen: Screen, tried: Tried) -> None:
         facts.append(tried.tls)
     screen.line(f"  {tried.attempt:3}  {clean('  '.join(facts))}")
     screen.line(f"       {clean(quoted(tried.code, tried.enhanced, tried.text))}")
+    for host in earlier_hosts(tried):
+        said = quoted(host.get("code", 0), host.get("enhanced", ""), host.get("text", ""))
+        screen.line(f"       after {clean(str(host.get('host', '')))}: {clean(said)}")
 
 
 def _print_headers(screen: Screen, head: bytes | None) -> None:
@@ -298,7 +301,14 @@ def _print_headers(screen: Screen, head: bytes | None) -> None:
     show_default=True,
     help="What a line stands for.",
 )
-@click.option("--limit", type=click.IntRange(min=1), default=30, show_default=True, metavar="N")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=30,
+    show_default=True,
+    metavar="N",
+    help="Lines at most.",
+)
 @click.pass_obj
 def shape(invocation: Invocation, by: Literal["destination", "site", "sender"], limit: int) -> None:
     """Show how much waits for whom, and since when: columns are minutes in the queue."""

@@ -17,7 +17,6 @@ import click
 from deliveryagent.cli.command import Invocation, command
 from deliveryagent.cli.faults import CommandError, ExitStatus
 from deliveryagent.client import PATIENCE, Client, ServiceError
-from deliveryagent.setting import parse_duration
 
 if TYPE_CHECKING:
     from deliveryagent.intake.outgoing import Readable, Wishes
@@ -68,9 +67,7 @@ _IN = re.compile(r"(?:in\s+|\+)(.+)", re.IGNORECASE)
 @click.option(
     "--patience",
     metavar="TIME",
-    default=f"{PATIENCE:g}s",
-    show_default=True,
-    help="How long to look for a service that is restarting.",
+    help="How long to look for a service that is restarting; default 10s.",
 )
 @click.argument("recipients", metavar="[RCPT]...", nargs=-1)
 @click.pass_obj
@@ -94,7 +91,7 @@ def send(invocation: Invocation, /, recipients: tuple[str, ...], **options: Any)
         "hold": options["hold"],
         "from_headers": options["from_headers"],
     }
-    patience = _span(options["patience"], "--patience")
+    patience = _span(options["patience"], "--patience") if options["patience"] else PATIENCE
     content = _content(options["file"])
     with Client(
         invocation.config_path, overrides=invocation.overrides, patience=patience
@@ -128,6 +125,8 @@ def _wait(value: str | None, recipients: tuple[str, ...]) -> tuple[float | None,
 
 
 def _span(value: str, option: str) -> float:
+    from deliveryagent.setting import parse_duration
+
     try:
         return float(parse_duration(value))
     except ValueError as error:

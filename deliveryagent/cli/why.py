@@ -8,7 +8,12 @@ import click
 import msgspec
 
 from deliveryagent.agent.explain import Cause, Explanation, Known, explain
-from deliveryagent.agent.records import attempt_record, message_record, rfc3339
+from deliveryagent.agent.records import (
+    attempt_record,
+    earlier_hosts,
+    message_record,
+    rfc3339,
+)
 from deliveryagent.cli import view
 from deliveryagent.cli.command import Invocation, command
 from deliveryagent.cli.facts import Facts
@@ -185,6 +190,8 @@ def _print_tries(screen: Screen, found: View, tried: tuple[Tried, ...], *, every
             continue
         label = "tries" if place == 0 else ""
         screen.line(f"{label:6} {run[0].attempt:2} {clean(_tried(found, run[0]))}")
+        for host in earlier_hosts(run[0]):
+            screen.line(f"          after {clean(_earlier(host))}")
         if len(run) > 1:
             last = f"the last {clock(run[-1].started, found.now)}"
             screen.line(f"          {count(len(run) - 1, 'more', 'more')} like it, {last}")
@@ -192,12 +199,20 @@ def _print_tries(screen: Screen, found: View, tried: tuple[Tried, ...], *, every
         screen.line("tries  none yet")
 
 
+def _kind_of(one: Tried) -> tuple[object, ...]:
+    return one.host, one.stage, one.code, one.enhanced, one.text
+
+
 def _runs(tried: tuple[Tried, ...]) -> list[list[Tried]]:
     """Attempts that follow each other with the same host and answer, together."""
-    grouped = groupby(
-        tried, key=lambda one: (one.host, one.stage, one.code, one.enhanced, one.text)
-    )
+    grouped = groupby(tried, key=_kind_of)
     return [list(run) for _, run in grouped]
+
+
+def _earlier(host: dict[str, Any]) -> str:
+    """A host that was tried before the one that decided."""
+    said = quoted(host.get("code", 0), host.get("enhanced", ""), host.get("text", ""))
+    return f"{host.get('host', '')} {host.get('ip', '')}  {host.get('stage', '')} → {said}"
 
 
 def _tried(found: View, one: Tried) -> str:

@@ -117,6 +117,9 @@ def _read_route(given: Mapping[str, Given], problems: list[Problem]) -> dict[str
 
 def _unknown(name: str, item: Given, known: Mapping[str, Entry], prefix: str) -> Problem:
     section, dot, key = name.partition(".")
+    if section == "route" and not prefix:
+        text = "routes stand in the file, each under a heading [[route]] of its own"
+        return Problem(where=item.where, key=name, text=text)
     if dot and section not in SECTIONS and not prefix:
         near = get_close_matches(section, SECTIONS, n=1)
         hint = f"did you mean [{near[0]}]?" if near else "sections are " + ", ".join(SECTIONS)

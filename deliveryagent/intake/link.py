@@ -6,6 +6,7 @@ service that gives no sign of life for the time allowed counts as lost. Never co
 lost a connection knows best what to do about it.
 """
 
+import select
 import socket
 from collections.abc import Iterable
 from typing import Any
@@ -49,13 +50,9 @@ class Link:
     @property
     def stale(self) -> bool:
         """Whether the other side closed an idle connection, or said what nobody asked for."""
-        try:
-            self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return bool(self._unread)
-        except OSError:
-            return True
-        return True
+        poll = select.poll()  # a socket with a time limit would wait even for MSG_DONTWAIT
+        poll.register(self._socket, select.POLLIN)
+        return bool(self._unread or poll.poll(0))
 
     def put(self, line: bytes, content: Iterable[bytes] | None = None) -> None:
         """Send a request, with the content that belongs to it. Raises ``LostError``.

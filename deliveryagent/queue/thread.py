@@ -30,6 +30,7 @@ R = TypeVar("R")
 _MOST_ITEMS = 1000  # in one transaction: about 30 ms
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 2.0
+_REPEAT_PAUSE = 0.01
 
 
 class StoreUnavailable(Exception):  # noqa: N818 - a state, seen by people as such
@@ -238,15 +239,20 @@ class Database:
 
     def _perform(self, groups: list[_Group]) -> None:
         try:
-            self._transact(groups)
-        except Exception as error:  # noqa: BLE001 - judged by faults
-            reason = faults.trouble(error)
-            if reason:
-                self._suspend(groups, error, reason)
-            else:
-                self._isolate(groups)
+            self._record(groups)
+        except Exception as error:  # noqa: BLE001 - no item's fault, then: the store's
+            self._suspend(groups, error)
         else:
             self._finish(groups)
+
+    def _record(self, groups: list[_Group]) -> None:
+        """Run everything and commit; what it raises is the store's trouble."""
+        try:
+            self._transact(groups)
+        except Exception as error:
+            if faults.trouble(error):
+                raise
+            self._isolate(groups)
 
     def _transact(self, groups: list[_Group]) -> None:
         for last in (False, False, True):
@@ -259,26 +265,16 @@ class Database:
             except Exception as error:
                 if last or not faults.repeatable(error):
                     raise
+                time.sleep(_REPEAT_PAUSE)  # whoever was preferred to us gets done first
             else:
                 return
 
     def _isolate(self, groups: list[_Group]) -> None:
         """Something is wrong with an item: run each on its own inside one transaction."""
-        try:
-            connection = self._connected()
-            with connection.begin():
-                for group in groups:
-                    group.answers = [
-                        _alone(connection, group.operation, item) for item in group.items
-                    ]
-        except Exception as error:  # noqa: BLE001 - judged by faults
-            reason = faults.trouble(error)
-            if reason:
-                self._suspend(groups, error, reason)
-                return
+        connection = self._connected()
+        with connection.begin():
             for group in groups:
-                group.answers = [error] * len(group.items)
-        self._finish(groups)
+                group.answers = [_alone(connection, group.operation, item) for item in group.items]
 
     def _finish(self, groups: list[_Group]) -> None:
         finished: list[tuple[_Job, list[Any]]] = []
@@ -294,10 +290,9 @@ class Database:
 
     # -- trouble ---
 
-    def _suspend(self, groups: list[_Group], error: Exception, reason: str) -> None:
+    def _suspend(self, groups: list[_Group], error: Exception) -> None:
         """The store is in trouble: keep the facts, fail the rest."""
-        if not faults.connection_usable(error):
-            self._disconnect()
+        reason = self._recover(error)
         facts = [group for group in groups if group.operation.must]
         others = [group for group in groups if not group.operation.must]
         self._refuse(others, reason)
@@ -308,13 +303,16 @@ class Database:
                 return
         elif facts:
             self._kept.extend(facts)
-        self._unwritable(reason)
-
-    def _unwritable(self, reason: str) -> None:
         if not self._reason:
             self._pause = _FIRST_PAUSE
             self._loop.call_soon_threadsafe(self._on_state, False, reason)
         self._reason = reason
+
+    def _recover(self, error: Exception) -> str:
+        """Make the connection good for another try; returns what is wrong, as a sentence."""
+        if not faults.connection_usable(error):
+            self._disconnect()
+        return faults.trouble(error) or f"the database failed: {error}"
 
     def _refuse(self, groups: list[_Group], reason: str) -> None:
         for group in groups:
@@ -331,38 +329,23 @@ class Database:
             others += [group for group in groups if not group.operation.must]
         try:
             if facts:
-                self._transact(facts)
+                self._record(facts)
             else:
                 probe.write(self._connected())
-        except Exception as error:  # noqa: BLE001 - judged by faults
-            reason = faults.trouble(error)
-            if reason:
-                self._still_unwritable(facts, others, error, reason)
-                return
-            self._writable()
-            self._isolate(facts)
-        else:
-            self._writable()
-            self._finish(facts)
-        if others:
-            self._perform(others)
-
-    def _still_unwritable(
-        self, facts: list[_Group], others: list[_Group], error: Exception, reason: str
-    ) -> None:
-        if not faults.connection_usable(error):
-            self._disconnect()
-        self._refuse(others, reason)
-        self._reason = reason
-        self._pause = min(_LONGEST_PAUSE, self._pause * 2)
-        if self._ending and time.monotonic() >= self._deadline:
-            self._refuse(facts, reason)
-        else:
-            self._kept = facts
-
-    def _writable(self) -> None:
+        except Exception as error:  # noqa: BLE001 - no item's fault, then: the store's
+            self._reason = self._recover(error)
+            self._pause = min(_LONGEST_PAUSE, self._pause * 2)
+            self._refuse(others, self._reason)
+            if self._ending and time.monotonic() >= self._deadline:
+                self._refuse(facts, self._reason)
+            else:
+                self._kept = facts
+            return
         self._reason = ""
         self._loop.call_soon_threadsafe(self._on_state, True, "")
+        self._finish(facts)
+        if others:
+            self._perform(others)
 
     # -- the connection ---
 

@@ -161,6 +161,7 @@ class Connection(ReplyStream):
             text = f"TLS handshake with {self.label} failed: the connection was closed"
             return self._broken_handshake(Trouble.TLS_FAILED, text)
         self.transport = transport
+        self._over_tls = True
         self.tls = _facts(transport, context)
         self.transcript.happened(self.tls.summary())
         return None
@@ -237,6 +238,8 @@ class Connection(ReplyStream):
         A refusal ends it, for the peer wants no more and the dot will never be sent; a yes before the dot
         cannot be one to the message.
         """
+        if self.transport is not None and self.transport.is_closing():
+            self.salvage()
         if self._inbox and self._inbox[0].code >= 400:
             reply = self._inbox.popleft()
             return (reply, self._leave())

@@ -6,6 +6,7 @@ reads the greeting, never leaves a socket open behind a failure.
 
 import asyncio
 import socket
+import sys
 from collections.abc import Callable
 
 from deliveryagent.mail.delivery import Failure, Trouble
@@ -47,7 +48,7 @@ async def dial(
         async with asyncio.timeout(limits.connect_timeout or None):
             address = endpoint.path or (endpoint.ip, endpoint.port)
             await loop.sock_connect(sock, address)
-        connection = Connection(label, limits, transcript=Transcript(listener))
+        connection = Connection(label, limits, transcript=Transcript(listener), sock=sock)
         if endpoint.path:
             await loop.create_unix_connection(lambda: connection, sock=sock)
         else:
@@ -74,7 +75,8 @@ def _socket(endpoint: Endpoint, source: str) -> socket.socket:
         if not endpoint.path:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if source:
-                sock.setsockopt(socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
+                if sys.platform == "linux":
+                    sock.setsockopt(socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
                 sock.bind((source, 0))
     except BaseException:
         sock.close()

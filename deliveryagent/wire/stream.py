@@ -11,7 +11,9 @@ replaced by a later one. Never interprets a reply, but for 421, which ends every
 """
 
 import asyncio
+import contextlib
 import os
+import socket
 from collections import deque
 from collections.abc import Mapping
 from typing import cast
@@ -35,6 +37,9 @@ from deliveryagent.wire.transcript import Transcript
 UNASKED_LIMIT = 16
 """Replies nobody asked for that are borne before the connection is dropped."""
 
+SALVAGE_LIMIT = 4096
+"""Octets looked through for a last reply when writing has failed."""
+
 CLOCK_GRAIN = 0.002
 """Event loops count in milliseconds; a timer may ring this many seconds early."""
 
@@ -57,10 +62,16 @@ class ReplyStream(SMTPProtocol):
     """The reading half of a connection.
 
     ``label`` names the peer to people: ``host[ip]:port``. ``transcript`` remembers the end of the dialogue.
+    ``sock`` is the socket under the transport, if known; it is read only when writing has failed.
     """
 
     def __init__(
-        self, label: str, limits: StageLimits, *, transcript: Transcript | None = None
+        self,
+        label: str,
+        limits: StageLimits,
+        *,
+        transcript: Transcript | None = None,
+        sock: socket.socket | None = None,
     ) -> None:
         self._clock = asyncio.get_running_loop()
         super().__init__(loop=self._clock)
@@ -72,6 +83,8 @@ class ReplyStream(SMTPProtocol):
         self._trouble: Failure | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._stages: tuple[Stage, ...] = ()
+        self._sock = sock
+        self._over_tls = False
         self._writable = True
         self._deadline = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -136,6 +149,8 @@ class ReplyStream(SMTPProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
         super().connection_lost(exc)
+        if exc is not None:
+            self.salvage()
         self._lose(exc)
 
     def pause_writing(self) -> None:
@@ -217,6 +232,16 @@ class ReplyStream(SMTPProtocol):
         first = self._give_up(failure)
         self.abort()
         return first
+
+    def salvage(self) -> None:
+        """Look for last words after writing has failed.
+
+        A peer that refuses a content and leaves makes our writing fail before its reply is read.
+        """
+        if self._trouble is None and self._sock is not None and not self._over_tls:
+            with contextlib.suppress(OSError):
+                if data := self._sock.recv(SALVAGE_LIMIT, socket.MSG_DONTWAIT):
+                    self.data_received(data)
 
     def _give_up(self, failure: Failure) -> Failure:
         if self._trouble is None:

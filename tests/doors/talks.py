@@ -42,9 +42,12 @@ QUICK = StageLimits(
 )
 """Every stage may take 0.3 seconds."""
 
+PATIENT = StageLimits(connect_timeout=Duration(20.0))
+"""Limits that no test reaches, however busy the machine."""
+
 
 @asynccontextmanager
-async def dialled(peer: ScriptedPeer, limits: StageLimits = QUICK) -> AsyncIterator[Connection]:
+async def dialled(peer: ScriptedPeer, limits: StageLimits = PATIENT) -> AsyncIterator[Connection]:
     """A connection to the peer before its greeting."""
     connection = await dial(peer.endpoint, limits=limits)
     assert isinstance(connection, Connection)
@@ -56,7 +59,7 @@ async def dialled(peer: ScriptedPeer, limits: StageLimits = QUICK) -> AsyncItera
 
 @asynccontextmanager
 async def introduced(
-    peer: ScriptedPeer, limits: StageLimits = QUICK
+    peer: ScriptedPeer, limits: StageLimits = PATIENT
 ) -> AsyncIterator[tuple[Connection, Capabilities]]:
     """A connection past EHLO."""
     async with dialled(peer, limits) as connection:
@@ -82,9 +85,9 @@ async def send(
     return await connection.play(talk, content=content, on_dot=on_dot)
 
 
-async def deliver(peer: ScriptedPeer, **facts: Any) -> Exchange:
+async def deliver(peer: ScriptedPeer, limits: StageLimits = PATIENT, **facts: Any) -> Exchange:
     """A whole session with one transaction; the peer must get past EHLO."""
-    async with introduced(peer) as (connection, capabilities):
+    async with introduced(peer, limits) as (connection, capabilities):
         return await send(connection, capabilities, **facts)
 
 

@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +142,5 @@ def test_a_kill_in_the_middle_of_a_migration_leaves_no_half_schema(tmp_path: Pat
     child.communicate()
     engine = open_writer(url)
     assert upgrade.current(engine) == ""
-    started = time.monotonic()
     assert len(upgrade.ensure(engine)) == 16
-    assert time.monotonic() - started < 30
     engine.dispose()

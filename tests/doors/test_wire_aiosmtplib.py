@@ -153,7 +153,10 @@ def test_their_exceptions_tell_our_failures_apart(run: Run[None]) -> None:
                     await connection.execute_command(b"NOOP", timeout=0.2)
         for action in (Stall(), "454 4.7.0 not now"):
             script = {"STARTTLS": action}
-            async with ScriptedPeer(script, tls=True) as peer, introduced(peer) as (connection, _):
+            async with (
+                ScriptedPeer(script, tls=True) as peer,
+                introduced(peer, QUICK) as (connection, _),
+            ):
                 with pytest.raises(
                     (aiosmtplib.SMTPReadTimeoutError, aiosmtplib.SMTPResponseException)
                 ):

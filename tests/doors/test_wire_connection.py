@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Generator
+from typing import cast
 
 import pytest
 
@@ -9,9 +10,20 @@ from deliveryagent.mail.delivery import Failure, Stage, Trouble
 from deliveryagent.mail.status import SmtpReply
 from deliveryagent.protocol import dialogue
 from deliveryagent.protocol.dialogue import Outcomes, Step
-from deliveryagent.wire.connection import HELD_LIMIT, ContentError
+from deliveryagent.wire.connection import HELD_LIMIT, Connection, ContentError
 from deliveryagent.wire.stream import _DOING
-from tests.doors.talks import BODY, Run, both_loops, deliver, dialled, introduced, send, told
+from tests.doors.talks import (
+    BODY,
+    PATIENT,
+    QUICK,
+    Run,
+    both_loops,
+    deliver,
+    dialled,
+    introduced,
+    send,
+    told,
+)
 from tests.doubles.scripted_peer import Close, Endless, Pause, Raw, Reset, ScriptedPeer, Stall
 
 LINE = b"x" * 70 + b"\r\n"
@@ -107,7 +119,7 @@ def test_content_waits_for_a_slow_reader_in_bounded_memory(run: Run[None]) -> No
                 yield b"x" * (HELD_LIMIT - 2) + b"\r\n"
 
         async with ScriptedPeer({"CONTENT": Stall()}) as peer:
-            exchange = await deliver(peer, content=counted())
+            exchange = await deliver(peer, QUICK, content=counted())
             assert told(exchange) == ["content timeout"]
             assert not exchange.dot_sent
             assert taken < 20_000_000  # what the sockets' own buffers took
@@ -194,6 +206,7 @@ def test_cancelling_ends_the_connection(run: Run[None]) -> None:
         ({"MAIL": Endless(b"x")}, ["mail protocol"] * 2, False),
         ({"RCPT": Endless(b"250 ok\r\n")}, ["data protocol"] * 2, False),
         ({"MAIL": Raw(b"250 ok\r\n250 ok\r\n")}, ["data protocol"] * 2, False),
+        ({"DATA": Raw(b"354 go\r\n421 bye\r\n")}, ["content 421"] * 2, False),
         ({"DATA": Raw(b"354 go\r\n250 taken\r\n")}, ["data protocol"] * 2, False),
     ],
     ids=str,
@@ -205,7 +218,8 @@ def test_trouble_at_every_stage_is_told_as_it_is(
         async with ScriptedPeer(script, merge=True) as peer:
             # When the end comes instead of content it must be seen before that is written.
             content = _late() if script == {"DATA": Close("354 go")} else BODY
-            exchange = await deliver(peer, count=2, content=content)
+            limits = QUICK if "timeout" in answers[0] else PATIENT
+            exchange = await deliver(peer, limits, count=2, content=content)
             assert told(exchange) == answers
             assert exchange.dot_sent is dot_sent
 
@@ -227,6 +241,24 @@ def test_an_early_refusal_of_the_content_is_the_answer(run: Run[None]) -> None:
                 assert not exchange.dot_sent
                 assert not exchange.reusable
                 assert peer.messages == []
+
+    run(main())
+
+
+@both_loops
+def test_a_refusal_is_read_even_after_writing_has_failed(run: Run[None]) -> None:
+    async def blind(connection: Connection) -> AsyncIterator[bytes]:
+        cast("asyncio.ReadTransport", connection.transport).pause_reading()
+        for _ in range(200):
+            yield LINE
+            await asyncio.sleep(0.01)
+
+    async def main() -> None:
+        script = {"CONTENT": Close("552 5.3.4 too big")}
+        async with ScriptedPeer(script) as peer, introduced(peer) as (connection, capabilities):
+            exchange = await send(connection, capabilities, content=blind(connection))
+            assert told(exchange) == ["content 552"]
+            assert not exchange.dot_sent
 
     run(main())
 
@@ -437,7 +469,7 @@ def test_the_text_of_a_failure_names_the_peer_and_is_one_line(run: Run[None]) ->
     async def main() -> None:
         for action in (Close(), Reset(), Stall(), Raw(b"\x1b[2J\r\n"), Raw(b"250-\x00half")):
             async with ScriptedPeer({"MAIL": action}) as peer:
-                exchange = await deliver(peer)
+                exchange = await deliver(peer, QUICK)
                 failure = exchange.answers[0].outcome
                 assert isinstance(failure, Failure)
                 assert failure.text.isprintable()

@@ -37,6 +37,9 @@ def test_ipv6_is_dialled(run: Run[None]) -> None:
         try:
             async with ScriptedPeer(host="::1") as peer:
                 assert told(await deliver(peer)) == ["dot 250"]
+                connection = await dial(peer.endpoint, limits=QUICK, bind_address6="::1")
+                assert isinstance(connection, Connection)
+                connection.close()
         except OSError:
             pytest.skip("this machine has no IPv6 loopback")
 

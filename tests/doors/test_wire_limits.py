@@ -94,7 +94,7 @@ def test_octets_that_drip_in_do_not_extend_a_limit(run: Run[None]) -> None:
         reply = Drip("250 " + "x" * 200, every=0.02)
         for command, answer in (("MAIL", "mail timeout"), ("DOT", "dot timeout")):
             async with ScriptedPeer({command: reply}) as peer:
-                assert told(await deliver(peer)) == [answer]
+                assert told(await deliver(peer, QUICK)) == [answer]
         async with ScriptedPeer({"MAIL": Drip("250 slow but in time", every=0.005)}) as peer:
             assert told(await deliver(peer)) == ["dot 250"]
 
@@ -104,13 +104,14 @@ def test_octets_that_drip_in_do_not_extend_a_limit(run: Run[None]) -> None:
 @both_loops
 def test_each_reply_of_a_flight_has_the_whole_limit(run: Run[None]) -> None:
     async def main() -> None:
-        async with ScriptedPeer({"RCPT": Pause(0.2, "250 ok")}) as peer:
-            assert told(await deliver(peer, count=4)) == ["dot 250"] * 4
-        async with ScriptedPeer({"DOT": Pause(0.2, "250 ok")}, lmtp=True) as peer:
-            assert told(await deliver(peer, count=3)) == ["dot 250"] * 3
+        limits = only(rcpt_timeout=0.4, data_done_timeout=0.4)
+        async with ScriptedPeer({"RCPT": Pause(0.15, "250 ok")}) as peer:
+            assert told(await deliver(peer, limits, count=4)) == ["dot 250"] * 4
+        async with ScriptedPeer({"DOT": Pause(0.15, "250 ok")}, lmtp=True) as peer:
+            assert told(await deliver(peer, limits, count=4)) == ["dot 250"] * 4
         script = {"DOT": ["250 ok", Stall()]}
         async with ScriptedPeer(script, lmtp=True) as peer:
-            exchange = await deliver(peer, count=3)
+            exchange = await deliver(peer, QUICK, count=3)
             assert told(exchange) == ["dot 250", "dot timeout", "dot timeout"]
 
     run(main())

@@ -10,7 +10,7 @@ from deliveryagent.mail.security import TlsLevel
 from deliveryagent.mail.status import SmtpReply
 from deliveryagent.protocol import dialogue
 from deliveryagent.wire.contexts import client_context
-from tests.doors.talks import Run, both_loops, introduced, send, told
+from tests.doors.talks import PATIENT, QUICK, Run, both_loops, introduced, send, told
 from tests.doubles.scripted_peer import (
     Close,
     Pause,
@@ -131,7 +131,11 @@ def test_a_broken_handshake_has_a_name(
     run: Run[None], script: dict[str, object], trouble: Trouble
 ) -> None:
     async def main() -> None:
-        async with ScriptedPeer(script, tls=True) as peer, introduced(peer) as (connection, _):
+        limits = QUICK if Stall() in script.values() else PATIENT
+        async with (
+            ScriptedPeer(script, tls=True) as peer,
+            introduced(peer, limits) as (connection, _),
+        ):
             outcome = await connection.secure(client_context(TlsLevel.MAY), "mx.example")
             assert isinstance(outcome, Failure)
             assert outcome.trouble is trouble

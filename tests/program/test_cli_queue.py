@@ -184,8 +184,12 @@ def test_header_fields_are_shown_on_request(queue: FilledQueue, dagent: Dagent) 
 
 def test_json_of_a_message_carries_the_history(queue: FilledQueue, dagent: Dagent) -> None:
     queue_id = queue.add("kim@example.net", tags={"app": "shop"})
-    trail = json.dumps([{"host": "mx0.example.net", "text": "refused"}])
+    trail = json.dumps([{"host": "mx0.example.net", "ip": "192.0.2.9", "text": "refused"}])
     queue.settle(queue_id, "kim@example.net", trail=trail)
+    dagent("queue", "show", queue_id)
+    assert "after mx0.example.net: refused" in dagent.out
+    dagent("why", queue_id)
+    assert "after mx0.example.net 192.0.2.9" in dagent.out
     (record,) = dagent.records("queue", "show", queue_id)
     assert record["tags"] == {"app": "shop"}
     (attempt,) = record["recipients"][0]["history"]

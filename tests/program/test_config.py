@@ -147,7 +147,8 @@ conect_timeout = 1
     [
         ("smtp = 3", "1: smtp: is a section: write [smtp]"),
         ("[smpt]\nport = 1", "2: smpt.port: unknown section [smpt] (did you mean [smtp]?)"),
-        ("route = 3", "1: route: unknown setting"),
+        ("route = 3", "1: route: routes stand in the file, each under a heading [[route]]"),
+        ("[route]\nmatch = ['*']", "2: route.match: routes stand in the file"),
         ("[smtp.port]\nx = 1", "1: smtp.port: expected a whole number, not a table"),
         ("[queue]\nurl = 'mysql://x'", '2: queue.url: a queue cannot be kept in "mysql"'),
         ("[queue]\nurl = 'sqlite://'", "2: queue.url: an SQLite queue needs a file"),
@@ -315,11 +316,12 @@ def test_without_a_file_the_check_says_so(monkeypatch: pytest.MonkeyPatch) -> No
     assert "there is no configuration file" in warnings(loaded)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_queue_this_user_cannot_write_gets_a_warning(setting: Setting) -> None:
-    assert "this user cannot write in /" in warnings(
-        setting.loaded("[queue]\nurl = 'sqlite:////q.db'\n")
-    )
+def test_a_queue_this_user_cannot_write_gets_a_warning(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: (path, mode) != ("/", os.W_OK))
+    loaded = setting.loaded("[queue]\nurl = 'sqlite:////q.db'\n")
+    assert "this user cannot write in /" in warnings(loaded)
 
 
 def test_a_server_database_has_no_file_to_warn_about(setting: Setting) -> None:
