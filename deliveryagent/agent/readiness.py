@@ -27,11 +27,6 @@ class Readiness:
         self._monotonic = monotonic
         self.watchdog_interval = _watchdog_interval(environ)
 
-    @property
-    def watched(self) -> bool:
-        """Whether the service manager listens."""
-        return self._address[:1] in {"/", "@"}
-
     def ready(self, status: str) -> None:
         """The service can take and deliver mail; also the end of a reload."""
         self._send(f"READY=1\nSTATUS={_line(status)}\nMAINPID={os.getpid()}")
@@ -56,12 +51,8 @@ class Readiness:
         """Feed the watchdog. To be called for progress made, never from a mere timer."""
         self._send("WATCHDOG=1")
 
-    def more_time(self, seconds: float) -> None:
-        """Ask for so many seconds more before a start or stop counts as hung."""
-        self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1_000_000)}")
-
     def _send(self, message: str) -> None:
-        if not self.watched:
+        if self._address[:1] not in {"/", "@"}:
             return
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         try:

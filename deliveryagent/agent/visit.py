@@ -367,7 +367,9 @@ def is_stale(exchange: Exchange) -> bool:
         if isinstance(outcome, SmtpReply):
             if stage is not Stage.RSET and not (stage is Stage.MAIL and outcome.code == 421):
                 return False
-        elif stage not in (Stage.RSET, Stage.MAIL) or outcome.trouble not in _CLOSED:
+        elif stage is not Stage.RSET and (
+            stage is not Stage.MAIL or outcome.trouble not in _CLOSED
+        ):
             return False
     return True
 

@@ -1,31 +1,13 @@
 """``dagent dest``: destinations and the sites behind them: look, pause, resume, reset.
 
-A destination is a recipient's domain, a site the set of hosts that take its mail; limits hold per
-site. Where no service runs, pauses are recorded in the queue itself. Guarantees: a name is a domain
-or an address literal as the queue writes it, in lower case and A-labels.
+A destination is a recipient's domain, a site the set of hosts that take its mail; limits hold per site. Only
+declared here; ``cli.destinations`` does the work.
 """
 
-import time
-from contextlib import closing
-from typing import Any
-
 import click
-import msgspec
 
-from deliveryagent.agent.records import rfc3339
-from deliveryagent.cli import view
 from deliveryagent.cli.command import Invocation, group
-from deliveryagent.cli.door import Door
-from deliveryagent.cli.faults import CommandError, ExitStatus
 from deliveryagent.cli.filters import read_span
-from deliveryagent.cli.orders import by_user, locked
-from deliveryagent.cli.screen import Cell, Column, Screen, clean, clock, count, span, until
-from deliveryagent.cli.view import View
-from deliveryagent.mail.address import AddressError, parse_mailbox
-from deliveryagent.policy.gates import FOR_EVER
-from deliveryagent.queue import orders, overview, search, sites
-from deliveryagent.queue.orders import FOREVER, Pause, Resume
-from deliveryagent.queue.sites import DestinationState, SiteState
 
 
 @group(
@@ -40,17 +22,6 @@ def dest() -> None:
     """Look at destinations and their sites, pause and resume them."""
 
 
-def _name(word: str) -> str:
-    """The destination a word names, as the queue writes it."""
-    try:
-        return parse_mailbox(f"x@{word.strip().removeprefix('@')}").destination
-    except AddressError as error:
-        raise click.UsageError(f'"{word}" is no domain: {error}') from None
-
-
-# -- looking ---------------------------------------------------------------------------------------
-
-
 @dest.command("list", examples=["dagent dest list", "dagent --json dest list --limit 1000"])
 @click.option(
     "--limit",
@@ -63,97 +34,9 @@ def _name(word: str) -> str:
 @click.pass_obj
 def list_(invocation: Invocation, limit: int) -> None:
     """List destinations: those that are paused, then those with most waiting."""
-    screen = invocation.screen()
-    with view.opened(invocation) as found:
-        states = _states(found, limit)
-        known = {one.name: one for one in _sites(found)}
-        live = {str(s["name"]): s for s in (found.door.look("status") or {}).get("sites", [])}
-    if invocation.json:
-        for state in states:
-            screen.record(_record(state, known.get(state.site), live.get(state.site)))
-        return
-    if not states:
-        screen.note("Nothing waits and nothing is paused.")
-        return
-    columns = [
-        Column("DESTINATION"),
-        Column("WAITING", right=True),
-        Column("STATE"),
-        Column("NEXT"),
-        Column("SITE"),
-    ]
-    rows = []
-    for state in states:
-        word = _condition(state, known.get(state.site), live.get(state.site), found.now)
-        closed = _closed(known.get(state.site), live.get(state.site))
-        ahead = _ahead(state, closed, found.now)
-        rows.append([state.name, str(state.waiting), word, ahead, state.site or "-"])
-    screen.table(columns, rows)
+    from deliveryagent.cli import destinations
 
-
-def _states(found: View, limit: int) -> list[DestinationState]:
-    paused = [one.name for one in overview.pauses(found.connection, found.now) if not one.site]
-    busy = [row.name for row in search.shape(found.connection, found.now, "destination", limit)]
-    names = list(dict.fromkeys([*paused, *busy]))[:limit]
-    found_states = (sites.one_destination(found.connection, name) for name in names)
-    return [state for state in found_states if state is not None]
-
-
-def _sites(found: View) -> list[SiteState]:
-    (states,) = sites.load(found.connection, [None])
-    return states
-
-
-def _condition(
-    state: DestinationState, site: SiteState | None, live: dict[str, Any] | None, now: float
-) -> str | Cell:
-    if state.paused_until is not None and state.paused_until > now:
-        return Cell("paused", "warn")
-    if _closed(site, live) > now:
-        return Cell("closed", "bad")
-    return "open"
-
-
-def _closed(site: SiteState | None, live: dict[str, Any] | None) -> float:
-    """Until when a site is closed, as far as is known; 0 when it is not."""
-    if live:
-        return float(live.get("closed_until") or 0)
-    return (site.closed_until or 0.0) if site is not None else 0.0
-
-
-def _ahead(state: DestinationState, closed: float, now: float) -> str:
-    """When something will be tried there."""
-    if state.ready is None:
-        return "-" if state.owner is None else "taken up"
-    moment = max(state.ready, closed, state.paused_until or 0.0)
-    return "-" if moment >= FOR_EVER else until(moment, now)
-
-
-def _record(
-    state: DestinationState, site: SiteState | None, live: dict[str, Any] | None
-) -> dict[str, Any]:
-    closed = _closed(site, live) or None
-    return {
-        "name": state.name,
-        "waiting": state.waiting,
-        "ready": _moment(state.ready),
-        "taken_up": state.owner is not None,
-        "paused": state.paused_until is not None,
-        "paused_until": _moment(state.paused_until),
-        "pause_note": state.pause_note,
-        "paused_by": state.paused_by,
-        "site": {
-            "name": state.site,
-            "window": live["window"] if live else site.concurrency if site else None,
-            "busy": live["busy"] if live else None,
-            "closed_until": _moment(closed),
-            "reason": live["reason"] if live else site.reason if site else "",
-        },
-    }
-
-
-def _moment(moment: float | None) -> str | None:
-    return None if moment is None or moment >= FOR_EVER else rfc3339(moment)
+    destinations.print_list(invocation, limit)
 
 
 @dest.command("show", examples=["dagent dest show example.net"])
@@ -161,86 +44,9 @@ def _moment(moment: float | None) -> str | None:
 @click.pass_obj
 def show(invocation: Invocation, domain: str) -> None:
     """Show one destination: what waits, its site, its window, its pause."""
-    name = _name(domain)
-    screen = invocation.screen()
-    with view.opened(invocation) as found:
-        state = sites.one_destination(found.connection, name)
-        live = found.door.look("dest", name=name)
-        live = live if live and live.get("name") else None
-        if state is None and live is None:
-            raise CommandError(
-                f"no mail for {name} has been seen",
-                code=ExitStatus.NOT_FOUND,
-                hint=f"dagent probe postmaster@{name}",
-            )
-        if state is None:
-            state = _unknown(name)
-        if live:
-            state = msgspec.structs.replace(state, site=str(live["name"]))
-        site = overview.one_site(found.connection, state.site) if state.site else None
-        if invocation.json:
-            screen.record(_record(state, site, live))
-            return
-        _print(screen, found, state, site, live)
+    from deliveryagent.cli import destinations
 
-
-def _unknown(name: str) -> DestinationState:
-    return DestinationState(
-        name=name,
-        ready=None,
-        owner=None,
-        site="",
-        paused_until=None,
-        pause_note="",
-        paused_by="",
-        waiting=0,
-    )
-
-
-def _print(
-    screen: Screen,
-    found: View,
-    state: DestinationState,
-    site: SiteState | None,
-    live: dict[str, Any] | None,
-) -> None:
-    now = found.now
-    screen.line(
-        f"{screen.paint(clean(state.name), 'strong')}  {count(state.waiting, 'recipient')} waiting"
-    )
-    if state.paused_until is not None and state.paused_until > now:
-        end = "" if state.paused_until >= FOR_EVER else f" until {clock(state.paused_until, now)}"
-        note = f": {state.pause_note}" if state.pause_note else ""
-        screen.line(f"paused  by {clean(state.paused_by)}{end}{clean(note)}")
-    elif state.owner is not None:
-        screen.line("next    taken up by a running agent")
-    elif state.ready is not None:
-        screen.line(f"next    {until(state.ready, now)}")
-    if not state.site:
-        screen.line("site    not known yet: nothing has been resolved for it")
-        return
-    screen.line(f"site    {clean(state.site)}")
-    window = live["window"] if live else site.concurrency if site else None
-    if window is not None:
-        busy = f", {live['busy']} in flight" if live else ""
-        screen.line(f"window  {window:g}{busy}")
-    closed = _closed(site, live)
-    reason = str(live["reason"] if live else site.reason if site else "")
-    if closed > now:
-        screen.line(
-            f"closed  until {clock(closed, now)}, then one delivery finds out if it is back"
-        )
-    if reason:
-        screen.line(f"reason  {clean(reason)}")
-    advice = [f"dagent queue list --domain {state.name}"]
-    if closed > now:
-        advice.append(f"dagent dest reset {state.name}")
-    if state.paused_until is not None and state.paused_until > now:
-        advice.append(f"dagent dest resume {state.name}")
-    screen.line(f"do      {clean(' | '.join(advice))}")
-
-
-# -- changing --------------------------------------------------------------------------------------
+    destinations.print_one(invocation, domain)
 
 
 @dest.command("pause", examples=["dagent dest pause example.net --for 2h --note 'their migration'"])
@@ -252,21 +58,9 @@ def _print(
 @click.pass_obj
 def pause(invocation: Invocation, domain: str, span_: float | None, note: str) -> None:
     """Start no delivery to a destination; what is in flight ends by itself. Survives a restart."""
-    name = _name(domain)
-    location = invocation.location()
-    with closing(Door(location.socket)) as door:
-        answer = door.ask("dest_pause", name=name, note=note, **{"for": span_ or 0})
-    if answer is None:
-        now = time.time()
-        end = now + span_ if span_ else FOREVER
-        order = Pause(name=name, until=end, note=note, by=by_user().removeprefix("by "), now=now)
-        locked(location.queue_url, lambda connection: orders.pause(connection, [order]))
-    screen = invocation.screen()
-    if invocation.json:
-        screen.record({"name": name, "paused": True, "for": span_})
-        return
-    length = f" for {span(span_)}" if span_ else ""
-    screen.line(f"Paused {name}{length}. To end it: dagent dest resume {name}")
+    from deliveryagent.cli import destinations
+
+    destinations.pause(invocation, domain, span_, note)
 
 
 @dest.command("resume", examples=["dagent dest resume example.net"])
@@ -274,23 +68,9 @@ def pause(invocation: Invocation, domain: str, span_: float | None, note: str) -
 @click.pass_obj
 def resume(invocation: Invocation, domain: str) -> int:
     """End the pause of a destination; what is due is tried at once."""
-    name = _name(domain)
-    location = invocation.location()
-    with closing(Door(location.socket)) as door:
-        answer = door.ask("dest_resume", name=name)
-    if answer is None:
-        order = Resume(name=name, now=time.time())
-        (done,) = locked(location.queue_url, lambda connection: orders.resume(connection, [order]))
-    else:
-        done = bool(answer.get("resumed"))
-    screen = invocation.screen()
-    if invocation.json:
-        screen.record({"name": name, "resumed": done})
-    elif done:
-        screen.line(f"Resumed {name}. See: dagent queue list --domain {name}")
-    else:
-        screen.line(f"{name} was not paused.")
-    return ExitStatus.DONE if done else ExitStatus.NOT_FOUND
+    from deliveryagent.cli import destinations
+
+    return destinations.resume(invocation, domain)
 
 
 @dest.command("reset", examples=["dagent dest reset example.net"])
@@ -301,13 +81,6 @@ def reset(invocation: Invocation, domain: str) -> None:
 
     Needs a running service.
     """
-    name = _name(domain)
-    with closing(Door(invocation.location().socket)) as door:
-        answer = door.demand("dest_reset", name=name)
-    screen = invocation.screen()
-    if invocation.json:
-        screen.record({"name": name, "site": answer.get("site", "")})
-        return
-    site = str(answer.get("site", ""))
-    what = f"site {clean(site)}" if site else "no site is known for it yet"
-    screen.line(f"Reset {name} ({what}). See: dagent dest show {name}")
+    from deliveryagent.cli import destinations
+
+    destinations.reset(invocation, domain)

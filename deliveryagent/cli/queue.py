@@ -1,49 +1,19 @@
 """``dagent queue``: what waits, and orders about it.
 
-``list``, ``show`` and ``shape`` look; ``retry``, ``hold``, ``release``, ``bounce`` and ``delete``
-(see ``cli.orders``) change. All take the same FILTER.
+``list``, ``show`` and ``shape`` look (``cli.listing``); ``retry``, ``hold``, ``release``, ``bounce`` and
+``delete`` change (``cli.orders``). All take the same FILTER. Only declared here: the store is imported when
+it is used.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import click
-import msgspec
 
-from deliveryagent.agent.records import earlier_hosts, message_record, shown_record, status_of
-from deliveryagent.cli import orders, view
+from deliveryagent.cli import orders
 from deliveryagent.cli.command import Invocation, group
-from deliveryagent.cli.filters import filter_options, selection
-from deliveryagent.cli.screen import (
-    Cell,
-    Column,
-    Screen,
-    Tone,
-    clean,
-    count,
-    span,
-    until,
-    utc,
-)
-from deliveryagent.cli.screen import size as sized
-from deliveryagent.cli.view import View
-from deliveryagent.mail.envelope import RecipientStatus, format_queue_id
-from deliveryagent.protocol.diagnosis import quoted
-from deliveryagent.protocol.notification import header_section
-from deliveryagent.queue import search
-from deliveryagent.queue.search import Filter, Found, FoundRecipient, Shown, Tried
+from deliveryagent.cli.filters import filter_options
 
 _ROWS = 100
-_SHOWN_RECIPIENTS = 50
-_TONES: dict[str, Tone] = {
-    "active": "strong",
-    "deferred": "warn",
-    "held": "warn",
-    "delivered": "good",
-    "bounced": "bad",
-    "expired": "bad",
-    "deleted": "faint",
-}
 
 
 @group(
@@ -83,112 +53,14 @@ for _order in orders.COMMANDS:
     help=f"Lines at most, 0 for no limit. Default: {_ROWS}, with --json no limit.",
 )
 @click.pass_obj
-def list_(invocation: Invocation, /, limit: int | None, **given: Any) -> int | None:
+def list_(invocation: Invocation, /, limit: int | None, **given: Any) -> None:
     """List recipients, oldest message first; one line for those of a message that are alike.
 
     Without ids, a state or --all, only what still lives is listed.
     """
-    screen = invocation.screen()
-    with view.opened(invocation) as found:
-        wanted = selection(given, now=found.now)
-        wanted = _with_finished(_with_ids(found, wanted))
-        if invocation.json:
-            settings = invocation.config().queue
-            for message in _first(found.find(wanted), limit or 0):
-                screen.record(message_record(message, settings, active=found.active))
-            return None
-        rows = (row for message in found.find(wanted) for row in _rows(found, message))
-        _print_list(found, screen, rows, _ROWS if limit is None else limit)
-    return None
+    from deliveryagent.cli import listing
 
-
-def _with_ids(found: View, wanted: Filter) -> Filter:
-    if not wanted.ids:
-        return wanted
-    ids = tuple(format_queue_id(found.resolve(word)) for word in wanted.ids)
-    return msgspec.structs.replace(wanted, ids=ids)
-
-
-def _with_finished(wanted: Filter) -> Filter:
-    """For a list, ``--all`` means finished recipients too."""
-    if not wanted.all:
-        return wanted
-    states = tuple(s.value for s in RecipientStatus if s is not RecipientStatus.ACTIVE)
-    return msgspec.structs.replace(
-        wanted, all=False, status=(*states, RecipientStatus.ACTIVE.value)
-    )
-
-
-def _first(messages: Iterable[Found], limit: int) -> Iterator[Found]:
-    for place, message in enumerate(messages, 1):
-        yield message
-        if place == limit:
-            return
-
-
-class Row(NamedTuple):
-    """A line of the list: recipients of a message that share everything shown but their address."""
-
-    message: Found
-    status: str
-    recipients: list[FoundRecipient]
-
-
-def _rows(found: View, message: Found) -> Iterator[Row]:
-    alike: dict[tuple[object, ...], Row] = {}
-    for one in message.recipients:
-        status = status_of(message, one, found.active)
-        due = round(one.due) if one.due is not None else None
-        facts = (status, one.destination, one.attempts, due, one.code, one.enhanced, one.text)
-        alike.setdefault(facts, Row(message, status, [])).recipients.append(one)
-    yield from alike.values()
-
-
-def _print_list(found: View, screen: Screen, rows: Iterator[Row], limit: int) -> None:
-    shown: list[Row] = []
-    more = False
-    for row in rows:
-        if limit and len(shown) == limit:
-            more = True
-            break
-        shown.append(row)
-    if not shown:
-        screen.note("Nothing matches.")
-        return
-    columns = [
-        Column("ID"),
-        Column("AGE", right=True),
-        Column("SIZE", right=True),
-        Column("STATE"),
-        Column("TRIES", right=True),
-        Column("NEXT"),
-        Column("FROM"),
-        Column("TO"),
-        Column("LAST ANSWER"),
-    ]
-    screen.table(columns, [_cells(found, row) for row in shown])
-    if more:
-        screen.note(f"The first {count(limit, 'line')}, oldest first; --limit 0 shows all.")
-
-
-def _cells(found: View, row: Row) -> Sequence[str | Cell]:
-    message, first = row.message, row.recipients[0]
-    others = f" +{len(row.recipients) - 1}" if len(row.recipients) > 1 else ""
-    waits = row.status in {"queued", "deferred"}
-    return [
-        format_queue_id(message.queue_id),
-        span(found.now - message.arrival),
-        sized(message.size),
-        Cell(row.status, _TONES.get(row.status, "plain")),
-        str(first.attempts),
-        until(first.due, found.now) if waits else "-",
-        message.sender or "<>",
-        first.address + others,
-        quoted(first.code, first.enhanced, first.text),
-    ]
-
-
-# -- show ------------------------------------------------------------------------------------------
+    listing.print_list(invocation, given, limit, rows=_ROWS)
 
 
 @queue.command(
@@ -200,97 +72,9 @@ def _cells(found: View, row: Row) -> Sequence[str | Cell]:
 @click.pass_obj
 def show(invocation: Invocation, identity: str, headers: bool) -> None:
     """Show one message: its envelope, every recipient, every attempt."""
-    screen = invocation.screen()
-    with view.opened(invocation) as found:
-        queue_id = found.resolve(identity)
-        shown = _whole(found, queue_id, 0 if invocation.json else _SHOWN_RECIPIENTS)
-        head = search.beginning(found.connection, queue_id) if headers else None
-        if invocation.json:
-            record = shown_record(shown, invocation.config().queue, active=found.active)
-            if headers:
-                text = header_section(head or b"").decode("utf-8", "backslashreplace")
-                record["headers"] = text
-            screen.record(record)
-            return
-        _print_message(found, screen, shown)
-        if headers:
-            _print_headers(screen, head)
+    from deliveryagent.cli import listing
 
-
-def _whole(found: View, queue_id: int, limit: int) -> Shown:
-    """The message with its first recipients; all of them when ``limit`` is 0."""
-    page = search.show(found.connection, queue_id, limit=limit or 1000)
-    assert page is not None  # resolve() saw it
-    message, attempts = page.message, dict(page.attempts)
-    while not limit and len(message.recipients) < message.recipient_count:
-        after = message.recipients[-1].number
-        rest = search.show(found.connection, queue_id, limit=1000, after=after)
-        if rest is None:
-            break
-        attempts |= rest.attempts
-        message = msgspec.structs.replace(
-            message, recipients=(*message.recipients, *rest.message.recipients)
-        )
-    return Shown(message=message, attempts=attempts)
-
-
-def _print_message(found: View, screen: Screen, shown: Shown) -> None:
-    message = shown.message
-    identity = screen.paint(format_queue_id(message.queue_id), "strong")
-    screen.line(f"{identity}  from {clean(message.sender or '<>')}  {sized(message.size)}B")
-    age = span(found.now - message.arrival)
-    screen.line(f"  queued  {utc(message.arrival)}, {age} ago, by {clean(message.origin)}")
-    for name, value in (("envid", message.envid), ("ret", message.ret), ("tags", message.tags)):
-        if value and value != "{}":
-            screen.line(f"  {name:7} {clean(value)}")
-    for one in message.recipients:
-        screen.line()
-        _print_recipient(found, screen, message, one)
-        for tried in shown.attempts.get(one.number, ()):
-            _print_attempt(screen, tried)
-    left = message.recipient_count - len(message.recipients)
-    if left > 0:
-        screen.note(f"{count(left, 'more recipient')}: dagent --json queue show shows all.")
-
-
-def _print_recipient(found: View, screen: Screen, message: Found, one: FoundRecipient) -> None:
-    status = status_of(message, one, found.active)
-    painted = screen.paint(status, _TONES.get(status, "plain"))
-    words = f"{clean(one.address)}  {painted}"
-    if status in {"queued", "deferred"}:
-        words += f", next try {until(one.due, found.now)}"
-    elif one.finished is not None:
-        words += f" {utc(one.finished)}"
-    screen.line(words)
-    if one.reported:
-        screen.line(f"  reported to the sender by {format_queue_id(one.reported)}")
-    if one.stage == "route" and one.text:
-        screen.line(f"  {clean(quoted(one.code, one.enhanced, one.text))}")
-
-
-def _print_attempt(screen: Screen, tried: Tried) -> None:
-    where = f"{tried.host}[{tried.ip}]:{tried.port}" if tried.ip else tried.host or "-"
-    took = tried.connect_time + tried.setup_time + tried.transfer_time
-    facts = [utc(tried.started), tried.decision, where, tried.stage, f"{took:.2f}s"]
-    if tried.tls:
-        facts.append(tried.tls)
-    screen.line(f"  {tried.attempt:3}  {clean('  '.join(facts))}")
-    screen.line(f"       {clean(quoted(tried.code, tried.enhanced, tried.text))}")
-    for host in earlier_hosts(tried):
-        said = quoted(host.get("code", 0), host.get("enhanced", ""), host.get("text", ""))
-        screen.line(f"       after {clean(str(host.get('host', '')))}: {clean(said)}")
-
-
-def _print_headers(screen: Screen, head: bytes | None) -> None:
-    screen.line()
-    if head is None:
-        screen.line("The content is not kept any more: no recipient needs it.")
-        return
-    for line in header_section(head).decode("utf-8", "backslashreplace").splitlines():
-        screen.line(clean(line.replace("\t", "    ")))
-
-
-# -- shape -----------------------------------------------------------------------------------------
+    listing.print_message(invocation, identity, headers=headers)
 
 
 @queue.command("shape", examples=["dagent queue shape", "dagent queue shape --by sender"])
@@ -312,22 +96,6 @@ def _print_headers(screen: Screen, head: bytes | None) -> None:
 @click.pass_obj
 def shape(invocation: Invocation, by: Literal["destination", "site", "sender"], limit: int) -> None:
     """Show how much waits for whom, and since when: columns are minutes in the queue."""
-    screen = invocation.screen()
-    buckets = [str(minutes) for minutes in search.SHAPE_MINUTES]
-    buckets.append(f"{buckets[-1]}+")
-    with view.opened(invocation) as found:
-        rows = search.shape(found.connection, found.now, by, limit)
-    if invocation.json:
-        for row in rows:
-            ages = dict(zip(buckets, row.buckets, strict=True))
-            screen.record({"name": row.name, "total": row.total, "buckets": ages})
-        return
-    if not rows:
-        screen.note("Nothing waits.")
-        return
-    columns = [Column(by.upper()), Column("T", right=True)]
-    columns += [Column(bucket, right=True) for bucket in buckets]
-    sums = [sum(values) for values in zip(*(row.buckets for row in rows), strict=True)]
-    total = ["TOTAL", str(sum(sums)), *map(str, sums)]
-    lines = [[row.name or "-", str(row.total), *map(str, row.buckets)] for row in rows]
-    screen.table(columns, [total, *lines])
+    from deliveryagent.cli import listing
+
+    listing.print_shape(invocation, by, limit)

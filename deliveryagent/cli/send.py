@@ -10,6 +10,7 @@ import re
 import stat
 import sys
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
@@ -92,10 +93,11 @@ def send(invocation: Invocation, /, recipients: tuple[str, ...], **options: Any)
         "from_headers": options["from_headers"],
     }
     patience = _span(options["patience"], "--patience") if options["patience"] else PATIENCE
-    content = _content(options["file"])
-    with Client(
-        invocation.config_path, overrides=invocation.overrides, patience=patience
-    ) as client:
+    with (
+        ExitStack() as files,
+        Client(invocation.config_path, overrides=invocation.overrides, patience=patience) as client,
+    ):
+        content = _content(options["file"], files)
         queue_id = client.enqueue(options["sender"], recipients, content, **wishes)
         if wait is None or not invocation.json:
             print(json.dumps({"id": queue_id}) if invocation.json else queue_id, flush=True)
@@ -163,13 +165,13 @@ def _tags(pairs: tuple[str, ...]) -> dict[str, str]:
     return tags
 
 
-def _content(path: str | None) -> "bytes | Readable":
+def _content(path: str | None, files: ExitStack) -> "bytes | Readable":
     """The message in a form that can be sent again when the service restarts meanwhile."""
     if path is not None and path != "-":
         from pathlib import Path
 
         try:
-            return Path(path).open("rb")
+            return files.enter_context(Path(path).open("rb"))
         except OSError as error:
             text = f"{path}: {error.strerror}"
             raise CommandError(text, code=ExitStatus.FAILED) from None
@@ -179,14 +181,14 @@ def _content(path: str | None) -> "bytes | Readable":
     if source.isatty():
         print("Type the message, header section first; end it with Ctrl-D.", file=sys.stderr)
     first = source.read(_IN_MEMORY)
-    return first if len(first) < _IN_MEMORY else _spooled(first, source)
+    return first if len(first) < _IN_MEMORY else _spooled(first, source, files)
 
 
-def _spooled(first: bytes, source: BinaryIO) -> "Readable":
+def _spooled(first: bytes, source: BinaryIO, files: ExitStack) -> "Readable":
     from shutil import copyfileobj
     from tempfile import TemporaryFile
 
-    spool = TemporaryFile()  # noqa: SIM115 - read until the process ends
+    spool = files.enter_context(TemporaryFile())
     spool.write(first)
     copyfileobj(source, spool, _IN_MEMORY)
     spool.seek(0)

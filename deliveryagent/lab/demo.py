@@ -270,16 +270,16 @@ async def _explain(config: Path, story: Story) -> None:
 
 async def _complaints(config: Path, story: Story) -> list[str]:
     """What did not come out as it should have."""
+    _, output = await _dagent(config, "--json", "queue", "list", "--all")
+    try:
+        messages = {record["id"]: record for record in map(json.loads, output.splitlines())}
+    except (ValueError, LookupError, TypeError):
+        return [f"dagent queue list says {output.strip()!r}"]
     found = []
     for queue_id, letter in story.ids.items():
-        _, output = await _dagent(config, "--json", "queue", "show", queue_id)
-        try:
-            recipient = json.loads(output)["recipients"][0]
-            reply = recipient["last_reply"] or {}
-            actual = (recipient["status"], recipient["attempts"], recipient["host"])
-        except (ValueError, LookupError, TypeError):
-            found.append(f"{letter.recipient}: dagent queue show says {output.strip()!r}")
-            continue
+        recipient = messages[queue_id]["recipients"][0]
+        reply = recipient["last_reply"] or {}
+        actual = (recipient["status"], recipient["attempts"], recipient["host"])
         good = (
             actual[0] == letter.status
             and letter.tries(int(actual[1]))

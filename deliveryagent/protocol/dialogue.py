@@ -41,6 +41,9 @@ from deliveryagent.protocol import commands, offer
 from deliveryagent.protocol.capabilities import Capabilities
 from deliveryagent.protocol.offer import Line, Offer
 
+RSET, MAIL, RCPT, DATA, DOT = Stage.RSET, Stage.MAIL, Stage.RCPT, Stage.DATA, Stage.DOT
+# Looking a member up in its enumeration costs more than all else that is done with a reply.
+
 
 class Flight(msgspec.Struct, frozen=True, gc=False):
     """Commands to write at once, and the stage of each reply to await, in order.
@@ -182,8 +185,8 @@ def transaction(
     if not lines:
         return tally.exchange()
     if reset:
-        lines.insert(0, (Stage.RSET, -1, commands.RSET))
-    lines.append((Stage.DATA, -1, commands.DATA))
+        lines.insert(0, (RSET, -1, commands.RSET))
+    lines.append((DATA, -1, commands.DATA))
     for flight in offer.flights(lines, pipelining=capabilities.pipelining):
         if tally.hopeless(flight):
             break
@@ -252,14 +255,14 @@ class Tally:
     def begin(self, message: Offer) -> list[Line]:
         """Note what is settled without asking the peer; returns the lines to send."""
         if message.unsuitable is not None:
-            self.refused = Answer(Stage.MAIL, message.unsuitable)
+            self.refused = Answer(MAIL, message.unsuitable)
         for index, failure in message.unsent.items():
-            self.answers[index] = Answer(Stage.RCPT, failure)
+            self.answers[index] = Answer(RCPT, failure)
         return message.lines
 
     def hopeless(self, flight: list[Line]) -> bool:
         """Whether the flight need not be sent: MAIL was refused, or DATA is all it has and for nobody."""
-        return self.refused is not None or (flight[0][0] is Stage.DATA and not self.accepted)
+        return self.refused is not None or (flight[0][0] is DATA and not self.accepted)
 
     def absorb(self, flight: list[Line], outcomes: Outcomes, *, keep: bool = False) -> None:
         """Take the outcomes of a flight in; ``keep`` makes a recipient's acceptance its answer."""
@@ -276,23 +279,23 @@ class Tally:
                 return
             self.answered = True
             code = outcome.code
-            if code == 421 or (stage is Stage.RSET and code >= 300):
+            if code == 421 or (stage is RSET and code >= 300):
                 self.cut(stage, outcome)
                 return
-            if code < 400 and (code < 300) is (stage is Stage.DATA):
+            if code < 400 and (code < 300) is (stage is DATA):
                 # What a peer that lost its way awaits next is anybody's guess.
                 self.reusable = False
-            if stage is Stage.RCPT:
+            if stage is RCPT:
                 if code < 300 and self.refused is None:
                     self.accepted.append(index)
                 if code >= 300 or keep:
                     self.answers[index] = Answer(stage, outcome)
-            elif stage is Stage.DATA:
+            elif stage is DATA:
                 self.go_ahead = 300 <= code < 400
                 if not self.go_ahead:
                     self.data = Answer(stage, outcome)
             else:
-                self.needs_reset = stage is Stage.MAIL
+                self.needs_reset = stage is MAIL
                 if code >= 300:
                     self.refused = Answer(stage, outcome)
 
@@ -309,7 +312,7 @@ class Tally:
         """Take in the replies to the final dot: for all accepted, or for each its own."""
         last = len(outcomes) - 1 if lmtp else 0
         for place, index in enumerate(self.accepted):
-            self.answers[index] = Answer(Stage.DOT, outcomes[min(place, last)])
+            self.answers[index] = Answer(DOT, outcomes[min(place, last)])
         self.needs_reset = False
         for outcome in outcomes:
             if isinstance(outcome, Failure) or outcome.code >= 300:

@@ -252,6 +252,7 @@ class Database:
         except Exception as error:
             if faults.trouble(error):
                 raise
+            self._undo()
             self._isolate(groups)
 
     def _transact(self, groups: list[_Group]) -> None:
@@ -310,7 +311,9 @@ class Database:
 
     def _recover(self, error: Exception) -> str:
         """Make the connection good for another try; returns what is wrong, as a sentence."""
-        if not faults.connection_usable(error):
+        if faults.connection_usable(error):
+            self._undo()
+        else:
             self._disconnect()
         return faults.trouble(error) or f"the database failed: {error}"
 
@@ -353,6 +356,13 @@ class Database:
         if self._connection is None:
             self._connection = self._engine.connect()
         return self._connection
+
+    def _undo(self) -> None:
+        """See to it that no transaction is open: one whose commit failed may still be."""
+        try:
+            self._connected().connection.rollback()
+        except Exception:  # noqa: BLE001 - whatever it is, another connection does not have it
+            self._disconnect()
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None

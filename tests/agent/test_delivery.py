@@ -506,6 +506,21 @@ def test_a_refused_rset_costs_only_the_session() -> None:
     on_loopback(story)
 
 
+def test_an_rset_that_is_not_answered_costs_only_the_session() -> None:
+    async def story(courier: Courier) -> None:
+        script: Script = {"RCPT bad@example.net": "550 5.1.1 unknown", "RSET": Stall()}
+        extensions = ("8BITMIME",)
+        async with ScriptedPeer(
+            script, host=FIRST, port=courier.port, extensions=extensions
+        ) as peer:
+            await courier.deliver(request("bad@example.net"))
+            result = await courier.deliver(request(KIM))
+        assert verdict(result)[0] == "DELIVERED"
+        assert len(peer.clients) == 2
+
+    on_loopback(story, smtp={"rset_timeout": 0.2})
+
+
 def test_an_old_session_that_falls_silent_is_a_failure_of_the_host() -> None:
     async def story(courier: Courier) -> None:
         script: Script = {"MAIL": ["250 ok", Stall()]}

@@ -109,6 +109,17 @@ def test_next_hops_of_every_kind_are_reached(next_hop: str) -> None:
     on_loopback(story)
 
 
+def test_a_version_six_address_is_reached() -> None:
+    async def story(courier: Courier) -> None:
+        async with ScriptedPeer(host="::1") as peer:
+            hop = f"[ipv6:::1]:{peer.port}"
+            result = await courier.deliver(request(KIM, next_hop=hop))
+        assert verdict(result)[0] == "DELIVERED"
+        assert result.tries[0].ip == "::1"
+
+    on_loopback(story)
+
+
 def test_a_list_is_tried_in_order() -> None:
     async def story(courier: Courier) -> None:
         async with ScriptedPeer(host=RELAY, port=courier.port) as relay:

@@ -1,145 +1,16 @@
 """The queue manager over a real SQLite queue, with workers that answer as a script says."""
 
 import asyncio
-import random
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
-from sqlalchemy import text
-
-from deliveryagent.agent.bounce import Composer
-from deliveryagent.agent.manager import Manager
-from deliveryagent.agent.reporting import Reporting
-from deliveryagent.agent.rules import Rules
-from deliveryagent.agent.schedule import Schedule
-from deliveryagent.log import EventLog, LogSettings
 from deliveryagent.mail.delivery import DeliveryRequest, DeliveryResult, Pressure, Verdict
-from deliveryagent.mail.envelope import ContentFacts, Envelope, NewRecipient, new_queue_id
-from deliveryagent.policy.concurrency import ConcurrencySettings
-from deliveryagent.policy.notices import NoticeSettings
-from deliveryagent.policy.retry import RetrySettings
-from deliveryagent.policy.routing import RelaySettings, Router
-from deliveryagent.queue import leases, submissions
-from deliveryagent.queue.engine import open_writer
-from deliveryagent.queue.ids import QueueIds
-from deliveryagent.queue.submissions import CONTENT_PART, Submission
-from deliveryagent.queue.thread import Database
-from deliveryagent.queue.upgrade import ensure
+from tests.doubles.stage import START, Stage, play
 from tests.doubles.worker_double import (
-    Answer,
-    CrewDouble,
-    WorkerDouble,
     answer,
     bounced,
     delivered,
     refused,
 )
-
-START = 1_800_000_000.0
-
-
-class Stage:
-    """A manager on its stage: the store, a clock that tests set, one worker."""
-
-    def __init__(self, tmp_path: Path, answers: Answer, **options: Any) -> None:
-        self.now = START
-        self.rng = random.Random(7)
-        self.path = tmp_path
-        self.engine = open_writer(f"sqlite:///{tmp_path}/queue.sqlite3")
-        self.identity = ensure(self.engine)
-        self.database = Database(self.engine)
-        self.ids = QueueIds(last=0, clock=self.clock, rng=self.rng)
-        self.agent = new_queue_id(self.now, 1)
-        self.rules = Rules(
-            router=Router((), RelaySettings(host=options.get("relay", ""))),
-            retry=options.get("retry", RetrySettings()),
-            concurrency=ConcurrencySettings(),
-            recipient_limit=lambda _: options.get("recipient_limit", 50),
-            site_limit=lambda _: 20,
-            shutdown_grace=1.0,
-        )
-        composer = Composer(
-            hostname="agent.test",
-            postmaster="postmaster@agent.test",
-            notices=NoticeSettings(),
-            retry=self.rules.retry,
-            new_id=self.ids,
-            clock=self.clock,
-            part_size=CONTENT_PART,
-        )
-        log = EventLog(LogSettings(file=str(tmp_path / "log")), hostname="agent.test")
-        self.manager = Manager(
-            database=self.database,
-            agent=self.agent,
-            identity=self.identity,
-            schedule=Schedule(rules=self.rules, rng=self.rng),
-            rules=self.rules,
-            reporting=Reporting(
-                database=self.database, composer=composer, log=log, clock=self.clock
-            ),
-            log=log,
-            clock=self.clock,
-            rng=self.rng,
-        )
-        self.worker = WorkerDouble(self.manager, answers, delay=options.get("delay", 0.0))
-        self.manager.crew = CrewDouble(self.worker)  # type: ignore[assignment] # stands in
-
-    def clock(self) -> float:
-        return self.now
-
-    async def enqueue(self, *recipients: str, sender: str = "s@sender.test") -> int:
-        content = b"Subject: x\r\n\r\nhello\r\n"
-        submission = Submission(
-            queue_id=self.ids(),
-            envelope=Envelope(
-                sender=sender, recipients=tuple(NewRecipient(address=r) for r in recipients)
-            ),
-            facts=ContentFacts(size=len(content)),
-            parts=(content,),
-            arrival=self.now,
-            origin="uid=0",
-            bulk_after=50,
-        )
-        await self.database.submit(submissions.add, submission)
-        self.manager.nudge()
-        return submission.queue_id
-
-    async def idle(self) -> None:
-        """Until nothing is due, in flight or unrecorded."""
-        self.manager.idled.clear()
-        self.manager.nudge()
-        async with asyncio.timeout(20):
-            await self.manager.idled.wait()
-
-    def rows(self, query: str) -> list[Any]:
-        with self.engine.connect() as connection:
-            return [tuple(row) for row in connection.execute(text(query))]
-
-    def statuses(self) -> dict[str, int]:
-        return dict(self.rows("SELECT status, count(*) FROM recipient GROUP BY status"))
-
-
-def play(
-    tmp_path: Path, answers: Answer, story: Callable[[Stage], Awaitable[None]], **options: Any
-) -> None:
-    """Run a story with the manager's wheel turning."""
-
-    async def run() -> None:
-        stage = Stage(tmp_path, answers, **options)
-        lease = leases.Lease(stage.agent, "h", 1, stage.now, stage.now + 3600)
-        await stage.database.submit(leases.register, lease)
-        wheel = asyncio.create_task(stage.manager.run())
-        try:
-            await story(stage)
-            assert not wheel.done()
-        finally:
-            wheel.cancel()
-            await asyncio.gather(wheel, return_exceptions=True)
-            await stage.database.close()
-            stage.engine.dispose()
-
-    asyncio.run(run())
 
 
 def test_a_message_is_delivered_and_its_content_dropped(tmp_path: Path) -> None:

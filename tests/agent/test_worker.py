@@ -25,37 +25,52 @@ from deliveryagent.policy.targets import LoopSettings
 from deliveryagent.resolver.settings import ResolverSettings
 from deliveryagent.setting import parse_duration
 from tests.doubles.courier import FIRST, IDENTITY, LIMITS, TWO_HOSTS, free_port, request, until
-from tests.doubles.manager_double import ROOT, WorkerProcess
+from tests.doubles.manager_double import ROOT, Ears, WorkerInside, WorkerProcess
 from tests.doubles.scripted_peer import Close, Pause, Script, ScriptedPeer, Stall
 
 KIM = "kim@example.net"
-Story = Callable[[WorkerProcess, int], Awaitable[None]]
 
 
-def with_worker(
-    story: Story,
-    journal: Path,
-    *,
-    smtp: dict[str, Any] | None = None,
-    contents: dict[int, list[bytes]] | None = None,
-    settles: bool = True,
+def settings_for(names: NameServer, port: int) -> WorkerSettings:
+    """Settings with which mail goes to hosts of the zone at this port."""
+    return WorkerSettings(
+        hostname="mail.example.org",
+        identity=IDENTITY,
+        dns=ResolverSettings(nameservers=(names.address,), timeout=parse_duration(1)),
+        loop=LoopSettings(loopback_mx=True, inet_interfaces=("127.0.0.250",)),
+        smtp=ClientSettings(**{**LIMITS, "port": port}),
+        lmtp=LmtpSettings(),
+    )
+
+
+def with_process(
+    story: Callable[[WorkerProcess, int], Awaitable[None]], journal: Path, **how: Any
 ) -> None:
-    """Run a story with a worker whose mail goes to hosts at the story's port."""
+    """Run a story with a worker process."""
 
     async def run() -> None:
         port = free_port()
-        async with NameServer(TWO_HOSTS) as names:
-            settings = WorkerSettings(
-                hostname="mail.example.org",
-                identity=IDENTITY,
-                dns=ResolverSettings(nameservers=(names.address,), timeout=parse_duration(1)),
-                loop=LoopSettings(loopback_mx=True, inet_interfaces=("127.0.0.250",)),
-                smtp=ClientSettings(**{**LIMITS, "port": port, **(smtp or {})}),
-                lmtp=LmtpSettings(),
-            )
-            worker = WorkerProcess(settings, journal, contents=contents, settles=settles)
-            async with worker:
-                await story(worker, port)
+        async with (
+            NameServer(TWO_HOSTS) as names,
+            WorkerProcess(settings_for(names, port), journal, **how) as worker,
+        ):
+            await story(worker, port)
+
+    asyncio.run(run())
+
+
+def with_worker(
+    story: Callable[[WorkerInside, int], Awaitable[None]], journal: Path, **how: Any
+) -> None:
+    """Run a story with a worker in this event loop."""
+
+    async def run() -> None:
+        port = free_port()
+        async with (
+            NameServer(TWO_HOSTS) as names,
+            WorkerInside(settings_for(names, port), journal, **how) as worker,
+        ):
+            await story(worker, port)
 
     asyncio.run(run())
 
@@ -70,7 +85,7 @@ def numbered(serial: int, **changes: Any) -> DeliveryRequest:
     return request(KIM, serial=serial, queue_id=1000 + serial, **changes)
 
 
-def verdicts(worker: WorkerProcess) -> dict[int, Verdict]:
+def verdicts(worker: Ears) -> dict[int, Verdict]:
     return {
         serial: Verdict(result.recipients[0].verdict) for serial, result in worker.results.items()
     }
@@ -88,7 +103,7 @@ def test_requests_are_delivered_and_their_slots_used_again(journal: Path) -> Non
             await until(lambda: read(journal, IDENTITY) == [])
             assert (await worker.frame(frames.Ready)).pid == worker.pid
 
-    with_worker(story, journal)
+    with_process(story, journal)
 
 
 def most_memory(pid: int) -> int:
@@ -108,11 +123,11 @@ def test_a_worker_stays_small(journal: Path) -> None:
             await worker.until(lambda: len(worker.results) == 59)
             assert most_memory(worker.pid) < 100 * 1024
 
-    with_worker(story, journal, contents={1001: [part] * 32})
+    with_process(story, journal, contents={1001: [part] * 32})
 
 
 def test_a_lookup_tells_the_site(journal: Path) -> None:
-    async def story(worker: WorkerProcess, _: int) -> None:
+    async def story(worker: WorkerInside, _: int) -> None:
         hops = [
             "example.net",
             "nowhere.test",
@@ -150,13 +165,13 @@ def test_a_sign_of_life_comes_each_second(journal: Path) -> None:
 
         await worker.until(two)
 
-    with_worker(story, journal)
+    with_process(story, journal)
 
 
 def test_large_contents_are_fetched(journal: Path) -> None:
     parts = [b"x" * 62 + b"\r\n", b"y" * 62 + b"\r\n", b"end\r\n"]
 
-    async def story(worker: WorkerProcess, port: int) -> None:
+    async def story(worker: WorkerInside, port: int) -> None:
         async with ScriptedPeer(host=FIRST, port=port) as peer:
             size = sum(map(len, parts))
             worker.say(frames.Deliver(numbered(1, content=None, size=size)))
@@ -169,7 +184,7 @@ def test_large_contents_are_fetched(journal: Path) -> None:
 
 
 def test_released_sessions_say_quit(journal: Path) -> None:
-    async def story(worker: WorkerProcess, port: int) -> None:
+    async def story(worker: WorkerInside, port: int) -> None:
         async with ScriptedPeer(host=FIRST, port=port) as peer:
             worker.say(frames.Deliver(numbered(1)))
             await worker.result(1)
@@ -200,7 +215,7 @@ def test_a_drained_worker_finishes_what_runs_and_exits(journal: Path) -> None:
             assert verdicts(worker) == {1: Verdict.DELIVERED, 2: Verdict.RETURNED}
             assert peer.verbs()[-1] == "QUIT"
 
-    with_worker(story, journal)
+    with_process(story, journal)
 
 
 def test_grace_ends_before_the_dot_but_not_after_it(journal: Path) -> None:
@@ -219,7 +234,7 @@ def test_grace_ends_before_the_dot_but_not_after_it(journal: Path) -> None:
             assert worker.results[2].sequence == 0
             assert {entry.queue_id for entry in read(journal, IDENTITY)} <= {1001}
 
-    with_worker(story, journal)
+    with_process(story, journal)
 
 
 def test_an_idle_worker_exits_at_once(journal: Path) -> None:
@@ -227,7 +242,7 @@ def test_an_idle_worker_exits_at_once(journal: Path) -> None:
         worker.say(frames.Drain(60.0))
         assert await worker.exit_status(2.0) == 0
 
-    with_worker(story, journal)
+    with_process(story, journal)
 
 
 def test_a_worker_whose_manager_died_notes_its_outcomes_and_exits(journal: Path) -> None:
@@ -249,7 +264,7 @@ def test_a_worker_whose_manager_died_notes_its_outcomes_and_exits(journal: Path)
             assert entry.result.recipients[0].verdict == Verdict.DELIVERED
             assert writer(journal) is None
 
-    with_worker(story, journal)
+    with_process(story, journal)
 
 
 def test_signals_are_the_managers_business(journal: Path) -> None:
@@ -260,7 +275,7 @@ def test_signals_are_the_managers_business(journal: Path) -> None:
             worker.say(frames.Deliver(numbered(1)))
             assert (await worker.result(1)).recipients[0].verdict == Verdict.DELIVERED
 
-    with_worker(story, journal)
+    with_process(story, journal)
 
 
 KILLED: list[tuple[str, Script, State]] = [
@@ -292,7 +307,7 @@ def test_a_killed_worker_leaves_word_how_far_each_request_was(journal: Path) -> 
             "", "", "", "", "127.0.0.55", "127.0.0.56",
         ]  # fmt: skip
 
-    with_worker(story, journal, settles=False)
+    with_process(story, journal, settles=False)
 
 
 def test_a_worker_killed_after_the_reply_leaves_the_outcome(journal: Path) -> None:
@@ -307,11 +322,11 @@ def test_a_worker_killed_after_the_reply_leaves_the_outcome(journal: Path) -> No
                 result.queue_id: result for result in worker.results.values()
             }
 
-    with_worker(story, journal, settles=False)
+    with_process(story, journal, settles=False)
 
 
 def test_requests_wait_while_the_journal_is_full(journal: Path) -> None:
-    async def story(worker: WorkerProcess, port: int) -> None:
+    async def story(worker: WorkerInside, port: int) -> None:
         many = 2048 + 10
         async with ScriptedPeer(host=FIRST, port=port):
             worker.say(
@@ -352,7 +367,7 @@ def test_bad_settings_end_the_worker_with_a_word(
 
 
 def test_a_lost_connection_is_told_apart_from_a_fault(journal: Path) -> None:
-    async def story(worker: WorkerProcess, port: int) -> None:
+    async def story(worker: WorkerInside, port: int) -> None:
         async with ScriptedPeer({"RCPT": Close()}, host=FIRST, port=port):
             worker.say(frames.Deliver(numbered(1)))
             result = await worker.result(1)

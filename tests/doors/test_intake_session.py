@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import tracemalloc
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from deliveryagent.intake.requests import SessionLimits
 from deliveryagent.intake.submit import Terms
 from deliveryagent.protocol.arrival import LimitSettings
 from deliveryagent.protocol.local import END_OF_CONTENT, ServiceError, chunk, encode_line
+from deliveryagent.queue.submissions import Accepted
 from deliveryagent.setting import ByteSize
 from tests.doors.office import (
     LETTER,
@@ -127,6 +129,33 @@ def test_a_large_content_goes_to_the_store_part_by_part(tmp_path: Path) -> None:
         assert not rows(office.queue, "SELECT * FROM arriving")
 
     play(tmp_path, scene)
+
+
+def test_a_large_content_is_never_whole_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def kept(_: Any) -> Accepted:
+        """The store is not what is measured here."""
+        return Accepted(1)
+
+    async def scene(office: Office, caller: Caller) -> None:
+        monkeypatch.setattr(office.desk, "stage", kept)
+        monkeypatch.setattr(office.desk.door, "submit", kept)
+        line = chunk(b"0123456789abcde\n" * 4096)
+        tracemalloc.start()
+        try:
+            caller.put(request(b"Subject: big\n\n")[:-4])
+            for _ in range(80):
+                caller.put(line)
+                await caller.writer.drain()
+            caller.put(END_OF_CONTENT)
+            assert (await caller.answer())["ok"]
+            assert office.desk.submitted[0].facts.size > 5_000_000
+            assert tracemalloc.get_traced_memory()[1] < 2_000_000
+        finally:
+            tracemalloc.stop()
+
+    play(tmp_path, scene, terms=Terms(hostname="h.example", limits=LimitSettings()))
 
 
 def test_the_callers_own_address_is_the_default_sender(tmp_path: Path) -> None:

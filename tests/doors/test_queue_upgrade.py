@@ -87,7 +87,7 @@ def test_a_database_server_is_changed_only_when_told(postgres_server: PostgresSe
 def test_a_newer_schema_is_refused(store: Store) -> None:
     store.force("UPDATE alembic_version SET version_num = '9999'")
     for step in (upgrade.ensure, upgrade.plan, upgrade.migrate):
-        with pytest.raises(StoreError, match="schema 9999.*up to 0001") as caught:
+        with pytest.raises(StoreError, match=r"schema 9999.*up to 0001") as caught:
             step(store.engine)
         assert "newer" in caught.value.hint
 

@@ -33,7 +33,7 @@ from deliveryagent.mail.delivery import DeliveryRequest, DeliveryResult, Request
 from deliveryagent.policy.targets import LoopSettings
 from deliveryagent.resolver.lookup import Resolver
 from deliveryagent.resolver.settings import ResolverSettings
-from deliveryagent.setting import Duration, parse_duration
+from deliveryagent.setting import parse_duration
 
 IDENTITY = b"0123456789abcdef"
 MESSAGE = b"Subject: a test\r\n\r\nHello.\r\n"
@@ -46,7 +46,7 @@ TWO_HOSTS = {
 FIRST, SECOND = "127.0.0.31", "127.0.0.32"
 
 QUICK = parse_duration("2s")
-LIMITS: dict[str, Duration] = dict.fromkeys(
+LIMITS: dict[str, Any] = dict.fromkeys(
     (
         "connect_timeout", "greeting_timeout", "helo_timeout", "starttls_timeout", "mail_timeout",
         "rcpt_timeout", "data_init_timeout", "data_xfer_timeout", "data_done_timeout", "rset_timeout",

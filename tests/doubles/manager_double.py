@@ -1,11 +1,12 @@
-"""The manager's end of one real worker process.
+"""The manager's end of one worker.
 
     async with WorkerProcess(settings, journal) as worker:
         worker.say(frames.Deliver(request))
         result = await worker.result(request.serial)
 
-Contents that are fetched come from ``contents`` (queue id to parts). Results are settled at once unless
-``settles`` is false.
+``WorkerProcess`` is a real process on a real socket pair, ``WorkerInside`` the same worker in the test's own
+event loop. Contents that are fetched come from ``contents`` (queue id to parts). Results are settled at once
+unless ``settles`` is false.
 """
 
 import asyncio
@@ -16,9 +17,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self, TypeVar, cast
 
 from deliveryagent.agent import frames
+from deliveryagent.agent.manager_link import ManagerLink
+from deliveryagent.agent.worker import Worker
 from deliveryagent.agent.worker_settings import WorkerSettings
 from deliveryagent.mail.delivery import DeliveryResult
 
@@ -26,8 +29,57 @@ ROOT = Path(__file__).parents[2]
 Frame = TypeVar("Frame", bound=frames.FromWorker)
 
 
-class WorkerProcess(asyncio.Protocol):
-    """See the module. ``heard`` are all frames in order, ``status`` the exit status once it has one."""
+class Ears:
+    """What a worker says, and the answers it needs. ``heard`` are all frames in order."""
+
+    def __init__(self, *, contents: dict[int, list[bytes]] | None, settles: bool) -> None:
+        self.heard: list[frames.FromWorker] = []
+        self.contents = contents or {}
+        self.settles = settles
+        self._news = asyncio.Event()
+
+    def say(self, *said: frames.ToWorker) -> None:
+        """Send frames at once."""
+        raise AssertionError
+
+    async def until(self, true: Callable[[], bool], limit: float = 20.0) -> None:
+        """Wait until frames have made something true."""
+        async with asyncio.timeout(limit):
+            while not true():
+                self._news.clear()
+                await self._news.wait()
+
+    async def frame(self, kind: type[Frame]) -> Frame:
+        """The first frame of a kind, awaited if need be."""
+        await self.until(lambda: any(isinstance(f, kind) for f in self.heard))
+        return next(f for f in self.heard if isinstance(f, kind))
+
+    async def result(self, serial: int) -> DeliveryResult:
+        """The result of one request."""
+        await self.until(lambda: serial in self.results)
+        return self.results[serial]
+
+    @property
+    def results(self) -> dict[int, DeliveryResult]:
+        """The results so far, by serial."""
+        found = [f.result for f in self.heard if isinstance(f, frames.Result)]
+        assert len({result.serial for result in found}) == len(found), "a request answered twice"
+        return {result.serial: result for result in found}
+
+    def hear(self, frame: frames.FromWorker) -> None:
+        """The worker said something."""
+        self.heard.append(frame)
+        if isinstance(frame, frames.Fetch):
+            parts = self.contents.get(frame.queue_id, [])
+            data = parts[frame.part] if frame.part < len(parts) else None
+            self.say(frames.Part(frame.queue_id, frame.part, data))
+        elif isinstance(frame, frames.Result) and self.settles and frame.result.sequence:
+            self.say(frames.Settled(frame.result.sequence))
+        self._news.set()
+
+
+class WorkerInside(Ears):
+    """A worker without a process of its own."""
 
     def __init__(
         self,
@@ -37,15 +89,61 @@ class WorkerProcess(asyncio.Protocol):
         contents: dict[int, list[bytes]] | None = None,
         settles: bool = True,
     ) -> None:
-        self.heard: list[frames.FromWorker] = []
-        self.contents = contents or {}
-        self.settles = settles
-        self.status: int | None = None
+        super().__init__(contents=contents, settles=settles)
+        self._settings = settings
+        self._journal = journal
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        link = cast("ManagerLink", _Link(self))
+        self.worker = Worker(self._settings, self._journal, link)
+        self.worker.begin()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.say(frames.Drain(0.0))
+        await self.worker.over
+        await self.worker.leave()
+
+    def say(self, *said: frames.ToWorker) -> None:
+        for frame in said:
+            self._loop.call_soon(self.worker.hear, frame)
+
+
+class _Link:
+    """What a worker inside takes for its link."""
+
+    def __init__(self, ears: Ears) -> None:
+        self.say = ears.hear
+
+    def listen(self, _: Worker) -> None:
+        return
+
+    async def close(self, _: float) -> None:
+        return
+
+
+class WorkerProcess(asyncio.Protocol, Ears):
+    """See the module. ``pid`` is the process, ``status`` its exit status once it has one."""
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        journal: Path,
+        *,
+        contents: dict[int, list[bytes]] | None = None,
+        settles: bool = True,
+    ) -> None:
+        Ears.__init__(self, contents=contents, settles=settles)
         self.pid = 0
         self._settings = settings
         self._journal = journal
         self._unframer = frames.Unframer()
-        self._news = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         ours, theirs = socket.socketpair()
@@ -79,32 +177,7 @@ class WorkerProcess(asyncio.Protocol):
         self._transport.abort()
 
     def say(self, *said: frames.ToWorker) -> None:
-        """Send frames in one write."""
         self._transport.write(frames.encode(said))
-
-    async def until(self, true: Callable[[], bool], limit: float = 10.0) -> None:
-        """Wait until frames have made something true."""
-        async with asyncio.timeout(limit):
-            while not true():
-                self._news.clear()
-                await self._news.wait()
-
-    async def frame(self, kind: type[Frame]) -> Frame:
-        """The first frame of a kind, awaited if need be."""
-        await self.until(lambda: any(isinstance(f, kind) for f in self.heard))
-        return next(f for f in self.heard if isinstance(f, kind))
-
-    async def result(self, serial: int) -> DeliveryResult:
-        """The result of one request."""
-        await self.until(lambda: serial in self.results)
-        return self.results[serial]
-
-    @property
-    def results(self) -> dict[int, DeliveryResult]:
-        """The results so far, by serial."""
-        found = [f.result for f in self.heard if isinstance(f, frames.Result)]
-        assert len({result.serial for result in found}) == len(found), "a request answered twice"
-        return {result.serial: result for result in found}
 
     def kill(self) -> None:
         """End the process as the out-of-memory killer would."""
@@ -121,11 +194,4 @@ class WorkerProcess(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         for frame in self._unframer.feed(data, frames.from_worker_decoder):
-            self.heard.append(frame)
-            if isinstance(frame, frames.Fetch):
-                parts = self.contents.get(frame.queue_id, [])
-                data_ = parts[frame.part] if frame.part < len(parts) else None
-                self.say(frames.Part(frame.queue_id, frame.part, data_))
-            elif isinstance(frame, frames.Result) and self.settles and frame.result.sequence:
-                self.say(frames.Settled(frame.result.sequence))
-        self._news.set()
+            self.hear(frame)

@@ -5,6 +5,7 @@ started, its half of the tests is skipped with the reason.
 """
 
 import shutil
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -222,9 +223,10 @@ class PostgresServer:
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+def postgres_server() -> Iterator[PostgresServer]:
     """One server for the whole run."""
-    place = tmp_path_factory.mktemp("postgres")
+    # Not below pytest's own directory: nobody else may enter that, and started by root, the server is.
+    place = Path(tempfile.mkdtemp(prefix="deliveryagent-postgres-"))
     try:
         server = PostgresServer(place)
     except ImportError:
@@ -233,6 +235,7 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgr
         pytest.skip(f"no PostgreSQL: {error}")
     yield server
     server.stop()
+    shutil.rmtree(place, ignore_errors=True)
 
 
 @pytest.fixture

@@ -287,7 +287,7 @@ def test_a_person_types_the_number(
 ) -> None:
     queue.add("a@example.net")
     queue.add("b@example.net")
-    monkeypatch.setattr("deliveryagent.cli.orders.at_terminal", lambda: True)
+    monkeypatch.setattr("deliveryagent.cli.ordering.at_terminal", lambda: True)
     for typed, status, state in (("no", 1, "queued"), ("2", 0, "held")):
         monkeypatch.setattr("click.prompt", lambda *_, typed=typed, **__: typed)
         assert dagent("queue", "hold", "--all") == status

