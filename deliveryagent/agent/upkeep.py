@@ -8,6 +8,7 @@ Guarantees: each round touches a bounded number of rows. Never sends anything.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 from deliveryagent.agent.manager import Manager
@@ -18,7 +19,7 @@ from deliveryagent.policy.retry import RetrySettings
 from deliveryagent.queue import leases, outcomes, purge
 from deliveryagent.queue.aftermath import LastAttempt, make_due
 from deliveryagent.queue.outcomes import Aged, AgedRecipient
-from deliveryagent.queue.thread import Database
+from deliveryagent.queue.thread import Database, StoreUnavailable
 
 INTERVAL = 15.0  # seconds between rounds
 LEASE = 60.0  # seconds an agent's lease lasts unless renewed
@@ -52,7 +53,8 @@ class Upkeep:
         while True:
             await asyncio.sleep(INTERVAL)
             if not self._manager.store_trouble:
-                await self.round()
+                with contextlib.suppress(StoreUnavailable):  # reported by the database's own state
+                    await self.round()
 
     async def round(self) -> None:
         """One round of everything."""

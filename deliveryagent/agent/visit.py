@@ -204,11 +204,11 @@ class Visit:
     ) -> list[RequestRecipient]:
         """Transactions in one session; returns who should be offered to this host in another one."""
         errand, ledger = self._errand, self._errand.ledger
-        index, began, reused = len(ledger.tries), monotonic(), session.uses > 0
-        source = self._leg.source(index, session.label)
+        began, fresh = monotonic(), session.uses == 0
+        source = self._leg.source(len(ledger.tries), session.label)
         groups = deque(split(waiting, session.capabilities))
         exchange: Exchange | None = None
-        rest: list[RequestRecipient] = []
+        reused, rest = not fresh, list[RequestRecipient]()
         while groups and not errand.stopped:
             group = groups.popleft()
             exchange = await session.transact(
@@ -229,8 +229,12 @@ class Visit:
                 rest = [recipient for group in groups for recipient in group]
                 break
         if exchange is not None:
-            ledger.tries.append(self._try_of(session, exchange, monotonic() - began))
-            rest = self._rest(session, exchange, waiting, rest, source)
+            connect, setup = (session.connect, session.setup) if fresh else (0.0, 0.0)
+            times = (connect, setup, monotonic() - began)
+            last = exchange.answers[-1]
+            ledger.tries.append(_host_try(self._endpoint, session.tls, session.uses, times, last))
+            if rest or session.secured:
+                rest = self._rest(session, exchange, group, rest, source)
         return rest
 
     def _judge(
@@ -246,11 +250,13 @@ class Visit:
         breach = False
         for recipient, answer in zip(group, exchange.answers, strict=True):
             stage, outcome = answer.stage, answer.outcome
-            if exchange.dot_sent and stage is Stage.RCPT and session.usable:
-                judgement = ledger.judge(stage, outcome, source)
-                if judgement.again:
-                    again.append(recipient)
-                    continue
+            if (
+                stage is Stage.RCPT
+                and ledger.judge(stage, outcome, source).again
+                and any(a.delivered for a in exchange.answers)
+            ):
+                again.append(recipient)
+                continue
             judgement = ledger.apply(recipient, stage, outcome, source, relayed=not exchange.dsn)
             if not judgement.reusable:
                 session.spoil()
@@ -264,17 +270,18 @@ class Visit:
         self,
         session: Session,
         exchange: Exchange,
-        waiting: Sequence[RequestRecipient],
+        group: Sequence[RequestRecipient],
         rest: list[RequestRecipient],
         source: Source,
     ) -> list[RequestRecipient]:
-        """Who should be offered to the same host once more, after a session that is over."""
-        if not rest and not session.secured:
-            return rest
+        """Who should be offered to the same host once more, after a session that is over.
+
+        ``group`` are those of the last transaction, ``rest`` those it did not come to.
+        """
         broken = next((a for a in exchange.answers if isinstance(a.outcome, Failure)), None)
         if broken is not None and session.secured:
-            open_ = self._errand.ledger.open
-            lost = [recipient for recipient in waiting if recipient.number in open_]
+            answers = zip(group, exchange.answers, strict=True)
+            lost = [r for r, answer in answers if isinstance(answer.outcome, Failure)] + rest
             self._clear = self._goes_on_in_clear(broken.stage, broken.outcome, len(lost))
             if self._clear:
                 return lost
@@ -299,12 +306,6 @@ class Visit:
         )
 
     # -- what is told ---
-
-    def _try_of(self, session: Session, exchange: Exchange, transfer: float) -> HostTry:
-        last = exchange.answers[-1]
-        fresh = session.uses == 1
-        times = (session.connect, session.setup, transfer) if fresh else (0.0, 0.0, transfer)
-        return _host_try(self._endpoint, session.tls, session.uses, times, last)
 
     def _listener(self) -> Callable[[str], None] | None:
         debug = self._leg.client.debug

@@ -188,7 +188,7 @@ def _spooled(first: bytes, source: BinaryIO, files: ExitStack) -> "Readable":
     from shutil import copyfileobj
     from tempfile import TemporaryFile
 
-    spool = files.enter_context(TemporaryFile())
+    spool = files.enter_context(TemporaryFile())  # noqa: SIM115 - it is entered here
     spool.write(first)
     copyfileobj(source, spool, _IN_MEMORY)
     spool.seek(0)

@@ -316,8 +316,22 @@ def test_too_many_recipients_are_offered_again_in_the_same_session() -> None:
         assert len(peer.clients) == 1
         assert len(result.tries) == 1
         assert result.tries[0].uses == 3
+        assert result.tries[0].connect > 0
 
     on_loopback(story)
+
+
+def test_too_many_recipients_in_the_last_message_of_a_session_bring_another_session() -> None:
+    async def story(courier: Courier) -> None:
+        script = {"RCPT": ["250 ok", "452 4.5.3 too many recipients", "250 ok"]}
+        extensions = (*EXTENSIONS, "LIMITS MAILMAX=1")
+        peer = ScriptedPeer(script, host=FIRST, port=courier.port, extensions=extensions)
+        async with peer:
+            result = await courier.deliver(request(KIM, LEE))
+        assert [v[0] for v in verdicts(result)] == ["DELIVERED", "DELIVERED"]
+        assert len(peer.clients) == 2
+
+    on_loopback(story, ONE_HOST)
 
 
 def test_a_peer_that_takes_nobody_more_defers_the_rest() -> None:

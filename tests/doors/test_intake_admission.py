@@ -27,7 +27,7 @@ GROUPS = {
 
 @pytest.fixture(autouse=True)
 def _groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admission.grp, "getgrnam", GROUPS.__getitem__)
+    monkeypatch.setattr(grp, "getgrnam", GROUPS.__getitem__)
 
 
 def peer(**facts: Any) -> Peer:
@@ -103,7 +103,8 @@ def test_an_old_kernel_leaves_the_user_database(monkeypatch: pytest.MonkeyPatch)
 
     old: Any = Old()
     nameless = peer_of(old)
-    assert (nameless.user, nameless.groups) == ("", {54321})
+    assert nameless.user == ""
+    assert nameless.groups == {54321}
     monkeypatch.setattr(admission, "user_name", lambda _: "anna")
     monkeypatch.setattr(os, "getgrouplist", lambda user, gid: [gid, 7])
     assert peer_of(old).groups == {54321, 7}
@@ -112,4 +113,3 @@ def test_an_old_kernel_leaves_the_user_database(monkeypatch: pytest.MonkeyPatch)
 def test_a_user_id_without_a_name_has_none() -> None:
     assert user_name(os.geteuid()) == pwd.getpwuid(os.geteuid()).pw_name
     assert user_name(3_999_999_999) == ""
-    assert grp is admission.grp

@@ -175,12 +175,12 @@ def test_facts_come_before_changes_and_questions_last(store: Store) -> None:
         return Operation(run, **kind)
 
     names = ("question", "report", "change", "fact")
-    kinds = ({"writes": False}, {"reports": True}, {}, {"must": True})
+    kinds: tuple[dict[str, bool], ...] = ({"writes": False}, {"reports": True}, {}, {"must": True})
     ops = [recording(name, **kind) for name, kind in zip(names, kinds, strict=True)]
 
     async def scene(database: Database) -> None:
         gate = threading.Event()
-        hold = Operation(lambda _, items: [gate.wait() for _ in items])
+        hold: Operation[None, bool] = Operation(lambda _, items: [gate.wait() for _ in items])
         first = database.submit(hold, None)
         rest = [database.submit(op, None) for op in ops]
         gate.set()
@@ -212,7 +212,7 @@ def test_a_taker_that_fails_costs_the_others_nothing(store: Store) -> None:
         problems: list[str] = []
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: problems.append(context["message"]))
-        database.submit_many(note, [1], lambda _: 1 / 0)  # type: ignore[arg-type, return-value]
+        database.submit_many(note, [1], lambda _: 1 / 0)  # type: ignore[arg-type]
         answer = await database.submit(note, 2)
         assert problems == ["an answer of <operation note> was not taken"]
         return answer
@@ -446,7 +446,8 @@ def test_a_commit_of_unknown_effect_is_repeated_without_doubling(postgres_store:
     one, two = letter("x@a.example", key="k"), letter("y@a.example")
     postgres_store.add(two)
     broken: list[int] = []
-    real = postgres_store.engine.dialect.do_commit
+    dialect: Any = postgres_store.engine.dialect
+    real = dialect.do_commit
 
     def commit(connection: Any) -> None:
         real(connection)
@@ -455,7 +456,7 @@ def test_a_commit_of_unknown_effect_is_repeated_without_doubling(postgres_store:
             connection.dbapi_connection.close()
             connection.dbapi_connection.execute("SELECT 1")  # raises: the connection is closed
 
-    postgres_store.engine.dialect.do_commit = commit  # type: ignore[method-assign]
+    dialect.do_commit = commit
     must_add: Operation[Submission, submissions.Answer] = Operation(submissions.add.run, must=True)
 
     async def scene(database: Database) -> None:
@@ -468,7 +469,7 @@ def test_a_commit_of_unknown_effect_is_repeated_without_doubling(postgres_store:
         )
         gate.set()
         await first
-        assert await answers == [Accepted(one.queue_id), True]
+        assert list(await answers) == [Accepted(one.queue_id), True]
 
     played(postgres_store.engine, scene)
     assert broken

