@@ -41,6 +41,14 @@ class Reporting:
     def report(self, queue_id: int) -> None:
         """Write the reports a message owes."""
 
+        kinds: dict[int, str] = {}
+
+        def compose(facts: reports.ReportFacts) -> Submission | None:
+            report = self.composer(facts)
+            if report is not None:
+                kinds[report.queue_id] = facts.kind
+            return report
+
         def written(future: asyncio.Future[reports.Written]) -> None:
             self.busy -= 1
             if future.cancelled():
@@ -52,7 +60,8 @@ class Reporting:
                 return
             done = future.result()
             for report_id in done.reports:
-                self._event("dsn", queue_id, {"report": format_queue_id(report_id)})
+                fields = {"kind": kinds[report_id], "report": format_queue_id(report_id)}
+                self._event("dsn", queue_id, fields)
             for copy in self.composer.take_copies():
                 self._submit(copy)
             if done.more:
@@ -60,7 +69,7 @@ class Reporting:
             self.nudge()
 
         self.busy += 1
-        order = reports.Report(queue_id, self.composer)
+        order = reports.Report(queue_id, compose)
         self._database.submit(reports.write, order).add_done_callback(written)
 
     def notice(

@@ -28,8 +28,8 @@ class SessionLimits:
     content_time: float = 60.0
     slowest_content: float = 1000.0
     answer_time: float = 60.0
-    connections: int = 1000
-    connections_per_user: int = 200
+    connections: int = 500
+    connections_per_user: int = 100
     long_lines: int = 8
     pending: int = 256
     pending_octets: int = 32 * 1024 * 1024

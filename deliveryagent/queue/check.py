@@ -21,6 +21,7 @@ from sqlalchemy import (
     select,
     text,
 )
+from sqlalchemy.exc import DatabaseError
 
 from deliveryagent.mail.envelope import Notify, format_queue_id
 from queue_schema.tables import (
@@ -53,9 +54,14 @@ def problems(connection: Connection, now: float) -> list[Problem]:
     """Every invariant that does not hold; an empty list is the good answer."""
     found = _damage(connection)
     for code, sentence, query in _questions(now):
-        rows = connection.scalar(select(func.count()).select_from(query.subquery())) or 0
+        try:
+            rows = connection.scalar(select(func.count()).select_from(query.subquery())) or 0
+            sample = connection.execute(query.limit(_SAMPLE)).all() if rows else []
+        except DatabaseError:
+            if found:
+                continue  # a damaged file cannot answer everything
+            raise
         if rows:
-            sample = connection.execute(query.limit(_SAMPLE))
             found.append(Problem(code, sentence, rows, tuple(_shown(*row) for row in sample)))
     return found
 
@@ -67,7 +73,10 @@ def _shown(key: object) -> str:
 def _damage(connection: Connection) -> list[Problem]:
     if connection.dialect.name != "sqlite":
         return []
-    rows = [row[0] for row in connection.execute(text("PRAGMA quick_check(100)"))]
+    try:
+        rows = [row[0] for row in connection.execute(text("PRAGMA quick_check(100)"))]
+    except DatabaseError as error:
+        rows = [str(error.orig)]
     if rows == ["ok"]:
         return []
     return [Problem("damaged", "the queue file is damaged", len(rows), tuple(rows[:_SAMPLE]))]

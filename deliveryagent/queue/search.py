@@ -324,13 +324,17 @@ def shape(
         name = message.c.sender
         source = recipient.join(message, message.c.id == recipient.c.message_id)
     born = [first_queue_id(now - minutes * 60) for minutes in SHAPE_MINUTES]
-    younger = [func.sum(case((recipient.c.message_id >= first, 1), else_=0)) for first in born]
-    rows = connection.execute(
-        select(name, func.count(), *younger)
+    waiting = (
+        select(name.label("name"), recipient.c.message_id.label("id"))
         .select_from(source)
         .where(recipient.c.due.is_not(None))
-        .group_by(name)
-        .order_by(desc(func.count()), name)
+        .subquery("waiting")
+    )
+    younger = [func.sum(case((waiting.c.id >= first, 1), else_=0)) for first in born]
+    rows = connection.execute(
+        select(waiting.c.name, func.count(), *younger)
+        .group_by(waiting.c.name)
+        .order_by(desc(func.count()), waiting.c.name)
         .limit(limit)
     )
     shaped = []

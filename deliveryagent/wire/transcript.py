@@ -1,7 +1,7 @@
 """The dialogue of a connection, for a debugged peer's log and for the notice about a broken protocol.
 
 Guarantees: nothing secret is ever kept (what follows AUTH and its mechanism, and every answer to a challenge);
-no content is kept, only its length; what the peer sent is kept in bounded amounts and comes out printable,
+no content is kept; what the peer sent is kept in bounded amounts and comes out printable,
 one line per line. Recording costs next to nothing until somebody reads.
 """
 

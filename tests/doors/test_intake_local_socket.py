@@ -139,9 +139,10 @@ def test_connections_are_limited_but_not_those_of_root(
     run(main)
 
 
-FAST = SessionLimits(
-    request_time=0.1, idle_time=0.3, content_time=0.1, slowest_content=1e6, answer_time=0.2
-)
+SHORT_REQUEST = SessionLimits(request_time=0.1)
+SHORT_IDLE = SessionLimits(idle_time=0.6)
+SHORT_CONTENT = SessionLimits(content_time=0.1, slowest_content=1e6)
+SHORT_ANSWER = SessionLimits(answer_time=0.2)
 
 
 @pytest.mark.parametrize("sent", [b"", b'{"op":"se'])
@@ -151,7 +152,10 @@ def test_a_caller_without_a_request_is_cut_off_in_silence(
     """An answer that nobody asked for would be taken for the answer to the next request."""
 
     async def main() -> None:
-        async with open_office(tmp_path, limits=FAST) as office, await office.call() as caller:
+        async with (
+            open_office(tmp_path, limits=SHORT_REQUEST) as office,
+            await office.call() as caller,
+        ):
             caller.put(sent)
             assert await caller.closed()
 
@@ -160,9 +164,12 @@ def test_a_caller_without_a_request_is_cut_off_in_silence(
 
 def test_a_caller_may_be_idle_between_requests(tmp_path: Path, run: Run) -> None:
     async def main() -> None:
-        async with open_office(tmp_path, limits=FAST) as office, await office.call() as caller:
+        async with (
+            open_office(tmp_path, limits=SHORT_IDLE) as office,
+            await office.call() as caller,
+        ):
             assert (await caller.send())["ok"]
-            await asyncio.sleep(0.15)
+            await asyncio.sleep(0.1)
             assert (await caller.send())["ok"]
             assert await caller.closed()
 
@@ -172,7 +179,10 @@ def test_a_caller_may_be_idle_between_requests(tmp_path: Path, run: Run) -> None
 @pytest.mark.parametrize("cut", [-1, -4, -10])
 def test_a_content_that_stops_is_given_up(tmp_path: Path, run: Run, cut: int) -> None:
     async def main() -> None:
-        async with open_office(tmp_path, limits=FAST) as office, await office.call() as caller:
+        async with (
+            open_office(tmp_path, limits=SHORT_CONTENT) as office,
+            await office.call() as caller,
+        ):
             caller.put(request(b"\n" + b"x\n" * 3000)[:cut])
             answer = await caller.answer()
             assert answer["code"] == 75
@@ -186,7 +196,10 @@ def test_a_content_that_stops_is_given_up(tmp_path: Path, run: Run, cut: int) ->
 
 def test_octet_by_octet_is_too_slow(tmp_path: Path, run: Run) -> None:
     async def main() -> None:
-        async with open_office(tmp_path, limits=FAST) as office, await office.call() as caller:
+        async with (
+            open_office(tmp_path, limits=SHORT_CONTENT) as office,
+            await office.call() as caller,
+        ):
             caller.put(request()[:-4])
             answer = asyncio.ensure_future(caller.answer())
             while not answer.done():
@@ -199,7 +212,10 @@ def test_octet_by_octet_is_too_slow(tmp_path: Path, run: Run) -> None:
 
 def test_a_refused_message_that_stops_tells_the_refusal(tmp_path: Path, run: Run) -> None:
     async def main() -> None:
-        async with open_office(tmp_path, limits=FAST) as office, await office.call() as caller:
+        async with (
+            open_office(tmp_path, limits=SHORT_CONTENT) as office,
+            await office.call() as caller,
+        ):
             caller.put(request(recipients=["no one"])[:-4])
             assert "space" in (await caller.answer())["error"]
             assert await caller.closed()
@@ -209,7 +225,10 @@ def test_a_refused_message_that_stops_tells_the_refusal(tmp_path: Path, run: Run
 
 def test_a_caller_that_reads_no_answers_is_cut_off(tmp_path: Path, run: Run) -> None:
     async def main() -> None:
-        async with open_office(tmp_path, limits=FAST) as office, await office.call() as caller:
+        async with (
+            open_office(tmp_path, limits=SHORT_ANSWER) as office,
+            await office.call() as caller,
+        ):
             assert (await caller.order("ping"))["ok"]
             caller.writer.transport.pause_reading()  # type: ignore[attr-defined]
             caller.put(encode_line({"op": "x" * 30}) * 50_000)
@@ -231,7 +250,7 @@ def test_a_long_request_line_is_read_and_an_endless_one_is_not(tmp_path: Path, r
 
 
 def test_few_long_request_lines_are_read_at_a_time(tmp_path: Path, run: Run) -> None:
-    limits = SessionLimits(long_lines=1, request_time=0.4)
+    limits = SessionLimits(long_lines=1)
     line = b'{"op":"send","sender":"' + b"x" * 300_000
 
     async def main() -> None:
@@ -285,16 +304,17 @@ def test_the_end_waits_for_commits_and_contents_but_not_for_the_idle(
         ):
             assert (await idle.order("ping"))["ok"]
             office.desk.gate.clear()
-            committing.put(request())
             whole = request()
             busy.put(whole[:90])
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.1)
+            committing.put(request())
+            await until(lambda: len(office.desk.submitted) == 1)
             end = asyncio.ensure_future(office.local.stop(grace=5))
             assert await idle.closed()
             with pytest.raises(OSError):
                 await office.call()
             busy.put(whole[90:])
-            await asyncio.sleep(0.05)
+            await until(lambda: len(office.desk.submitted) == 2)
             office.desk.gate.set()
             assert (await busy.answer())["ok"]
             assert (await committing.answer())["ok"]

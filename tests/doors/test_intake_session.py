@@ -96,7 +96,8 @@ def test_a_caller_far_ahead_of_the_commits_is_not_read_any_further(tmp_path: Pat
     async def scene(office: Office, caller: Caller) -> None:
         office.desk.gate.clear()
         caller.put(request() * 50)
-        await asyncio.sleep(0.2)
+        await until(lambda: len(office.desk.submitted) == 5)
+        await asyncio.sleep(0.05)
         assert len(office.desk.submitted) == 5
         office.desk.gate.set()
         assert all([(await caller.answer())["ok"] for _ in range(50)])
@@ -108,7 +109,8 @@ def test_content_waiting_for_commits_is_bounded(tmp_path: Path) -> None:
     async def scene(office: Office, caller: Caller) -> None:
         office.desk.gate.clear()
         caller.put(request(b"\n" + b"x" * 500) * 20)
-        await asyncio.sleep(0.2)
+        await until(lambda: len(office.desk.submitted) == 3)
+        await asyncio.sleep(0.05)
         assert len(office.desk.submitted) == 3
         office.desk.gate.set()
         assert all([(await caller.answer())["ok"] for _ in range(20)])

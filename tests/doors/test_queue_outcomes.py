@@ -268,12 +268,12 @@ def test_a_held_outcome_keeps_the_message(store: Store) -> None:
 )
 def test_the_schema_refuses_states_that_nobody_would_look_after(store: Store, change: str) -> None:
     store.add(letter("x@a.example"))
-    with pytest.raises(DBAPIError, match="(?i)constraint"):
+    with pytest.raises(DBAPIError, match=r"(?i)constraint"):
         store.force(f"UPDATE recipient SET {change}")
 
 
 def test_a_message_needs_recipients(store: Store) -> None:
-    with pytest.raises(DBAPIError, match="(?i)constraint"):
+    with pytest.raises(DBAPIError, match=r"(?i)constraint"):
         store.add(letter())
 
 

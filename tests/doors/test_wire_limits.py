@@ -104,10 +104,10 @@ def test_octets_that_drip_in_do_not_extend_a_limit(run: Run[None]) -> None:
 @both_loops
 def test_each_reply_of_a_flight_has_the_whole_limit(run: Run[None]) -> None:
     async def main() -> None:
-        limits = only(rcpt_timeout=0.4, data_done_timeout=0.4)
-        async with ScriptedPeer({"RCPT": Pause(0.15, "250 ok")}) as peer:
+        limits = only(rcpt_timeout=0.6, data_done_timeout=0.6)
+        async with ScriptedPeer({"RCPT": Pause(0.2, "250 ok")}) as peer:
             assert told(await deliver(peer, limits, count=4)) == ["dot 250"] * 4
-        async with ScriptedPeer({"DOT": Pause(0.15, "250 ok")}, lmtp=True) as peer:
+        async with ScriptedPeer({"DOT": Pause(0.2, "250 ok")}, lmtp=True) as peer:
             assert told(await deliver(peer, limits, count=4)) == ["dot 250"] * 4
         script = {"DOT": ["250 ok", Stall()]}
         async with ScriptedPeer(script, lmtp=True) as peer:

@@ -6,8 +6,8 @@
     assert peer.messages[0].recipients == ["b@example.net"]
 
 The script says what happens at each command; without an entry the peer is a well-behaved server. Keys are
-``CONNECT`` (the greeting), the verbs, ``HANDSHAKE`` (instead of TLS), ``CONTENT`` (when the first octets of
-content arrive), ``DOT``; ``"RCPT b@example.net"`` and ``"MAIL a@example.org"`` and, for LMTP,
+``CONNECT`` (the greeting), the verbs in capitals, ``HANDSHAKE`` (instead of TLS), ``CONTENT`` (when the
+first octets of content arrive), ``DOT``; ``"RCPT b@example.net"`` and ``"MAIL a@example.org"`` and, for LMTP,
 ``"DOT b@example.net"`` are more special than the verb alone. Values are an action, or a list of actions, one
 for each time, the last of them for ever:
 
