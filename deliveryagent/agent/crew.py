@@ -5,11 +5,13 @@ starts; a worker that shows no sign of life for ``SILENCE`` seconds is killed. N
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, cast
@@ -19,6 +21,7 @@ from deliveryagent.agent.frames import FromWorker, ToWorker
 
 SILENCE = 60.0  # seconds without a beat until a worker counts as stuck
 _SLOWEST_RESTART = 30.0
+_LAST_WORDS = 2.0  # seconds to read what a worker said before it ended
 
 
 class CrewOwner(Protocol):
@@ -29,6 +32,9 @@ class CrewOwner(Protocol):
 
     def worker_died(self, worker: "Worker", journal: Path) -> None:
         """The process is gone; its journal stays until the manager has dealt with it."""
+
+    def worker_not_started(self, worker: "Worker", error: OSError) -> None:
+        """The system could not give us a process; it is tried again."""
 
 
 class Worker(asyncio.Protocol):
@@ -44,6 +50,7 @@ class Worker(asyncio.Protocol):
         self.lag = 0.0
         self.restarts = 0
         self.last_beat = 0.0
+        self.heard_out = asyncio.Event()  # the other end is closed, and everything it sent was read
         self._owner = owner
         self._unframer = frames.Unframer()
         self._outbox: list[ToWorker] = []
@@ -55,6 +62,7 @@ class Worker(asyncio.Protocol):
         self.pid, self.last_beat = pid, self._loop.time()
         self.in_flight = self.sessions = 0
         self.lag = 0.0
+        self.heard_out.clear()
         self._unframer = frames.Unframer()
         self._outbox.clear()
 
@@ -78,6 +86,9 @@ class Worker(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        self.heard_out.set()
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -116,36 +127,50 @@ class Crew:
         self._settings = settings
         self._journals = journals
         self._stopping = False
-        self._tasks: list[asyncio.Task[None]] = []
+        self._next_index = 0
+        self._leaving: deque[Worker] = deque(maxlen=1000)
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
-        """Start all workers; each is looked after until :meth:`drain`."""
-        for index in range(self._count):
-            worker = Worker(index, self._owner)
+        """Start all workers; each is looked after until it is replaced or :meth:`drain` is called."""
+        for _ in range(self._count):
+            worker = Worker(self._next_index, self._owner)
+            self._next_index += 1
             self.workers.append(worker)
-            self._tasks.append(
-                asyncio.create_task(self._look_after(worker), name=f"worker-{index}")
-            )
+            task = asyncio.create_task(self._look_after(worker), name=f"worker-{worker.index}")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def _look_after(self, worker: Worker) -> None:
         loop = asyncio.get_running_loop()
         pause = 0.0
-        while not self._stopping:
+        while not (self._stopping or worker.draining):
             started = loop.time()
             # A successor never writes into its predecessor's journal: that one may not be settled yet.
             path = self._journals / f"worker-{worker.index}-{time.time_ns()}.journal"
-            process = await self._spawn(worker, path)
-            watchdog = asyncio.create_task(self._watch(worker))
-            code = await process.wait()
-            watchdog.cancel()
-            worker.end()
+            code = await self._live(worker, path)
             self._owner.worker_died(worker, path)
-            worker.draining = False
             worker.restarts += 1
             healthy = code == 0 or loop.time() - started > _SLOWEST_RESTART
             pause = 0.0 if healthy else min(_SLOWEST_RESTART, max(0.1, pause * 2))
-            if not self._stopping:
+            if not (self._stopping or worker.draining):
                 await asyncio.sleep(pause)
+
+    async def _live(self, worker: Worker, path: Path) -> int:
+        """One life of a worker; returns the exit status, -1 when it could not even be born."""
+        try:
+            process = await self._spawn(worker, path)
+        except OSError as error:
+            self._owner.worker_not_started(worker, error)
+            return -1
+        watchdog = asyncio.create_task(self._watch(worker))
+        code = await process.wait()
+        watchdog.cancel()
+        with contextlib.suppress(TimeoutError):  # what it said last may still be on its way
+            async with asyncio.timeout(_LAST_WORDS):
+                await worker.heard_out.wait()
+        worker.end()
+        return code
 
     async def _spawn(self, worker: Worker, path: Path) -> asyncio.subprocess.Process:
         ours, theirs = socket.socketpair()
@@ -175,21 +200,26 @@ class Crew:
                 worker.kill(signal.SIGKILL)
 
     def replace(self, grace: float) -> None:
-        """Let every worker finish and start anew with the present settings."""
-        for worker in self.workers:
-            worker.draining = True
-            worker.say(frames.Drain(grace))
+        """Start workers with the present settings; the old ones finish what they are at and end."""
+        old, self.workers = self.workers, []
+        self._dismiss(old, grace)
+        self.start()
 
     async def drain(self, grace: float) -> None:
         """Let all workers finish: no new work, cut what has not reached its final dot after the grace."""
         self._stopping = True
-        for worker in self.workers:
+        self._dismiss(self.workers, grace)
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _dismiss(self, workers: list[Worker], grace: float) -> None:
+        for worker in workers:
             worker.draining = True
             worker.say(frames.Drain(grace))
-        await asyncio.gather(*self._tasks)
+            self._leaving.append(worker)
 
     def kill(self) -> None:
         """End all workers at once; their journals tell what they were at."""
         self._stopping = True
-        for worker in self.workers:
+        for worker in {*self.workers, *self._leaving}:
             worker.kill(signal.SIGKILL)

@@ -304,6 +304,8 @@ class Manager:
         """A worker process ended: deal with what it was at, then let go of its journal."""
         entries = {(e.queue_id, e.recipients): e for e in journal.read(path, self._identity)}
         now = self._clock()
+        if not worker.draining:
+            self._log.event("worker_died", {"worker": worker.index}, now=now)
         for batch in [b for b in self.schedule.in_flight.values() if b.worker == worker.index]:
             key = (batch.queue_id, tuple((r.number, r.attempts + 1) for r in batch.recipients))
             entry = entries.get(key)
@@ -316,6 +318,11 @@ class Manager:
         self._database.submit(barrier, None).add_done_callback(
             lambda _: path.unlink(missing_ok=True)
         )
+
+    def worker_not_started(self, worker: Worker, error: OSError) -> None:
+        """The system could not give us a process; the crew tries again."""
+        fields: dict[str, str | int] = {"worker": worker.index, "error": str(error)}
+        self._log.event("worker_not_started", fields, now=self._clock())
 
     def try_again(self, batch: Batch, *, crashed: bool, now: float) -> None:
         """Nobody knows what became of a request: it waits again, as a suspect if its process died."""

@@ -75,7 +75,7 @@ def test_a_message_is_delivered_to_the_best_host() -> None:
 
 ONE_HOST = {"example.net": ["MX 10 mx1.example.net"], "mx1.example.net": ["A 127.0.0.31"]}
 STAGES = ("greeting", "helo", "mail", "rcpt", "data_init", "data_xfer", "data_done")
-QUICK = {f"{stage}_timeout": 0.3 for stage in STAGES}
+QUICK = {f"{stage}_timeout": 0.5 for stage in STAGES}
 
 SOFT: list[tuple[str, Script, str, str, Pressure]] = [
     # what the first host does, and what becomes of the mail when it is the only one

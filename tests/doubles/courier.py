@@ -45,7 +45,7 @@ TWO_HOSTS = {
 }
 FIRST, SECOND = "127.0.0.31", "127.0.0.32"
 
-QUICK = parse_duration("2s")
+QUICK = parse_duration("10s")
 LIMITS: dict[str, Any] = dict.fromkeys(
     (
         "connect_timeout", "greeting_timeout", "helo_timeout", "starttls_timeout", "mail_timeout",
@@ -143,7 +143,7 @@ class Courier:
         self.settings = replace(
             self.settings,
             dns=ResolverSettings(
-                nameservers=(self.names.address,), timeout=parse_duration("200ms"), attempts=1
+                nameservers=(self.names.address,), timeout=parse_duration("5s"), attempts=1
             ),
         )
         self.resolver = Resolver(self.settings.dns)

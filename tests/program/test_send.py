@@ -278,6 +278,35 @@ def test_lines_may_end_either_way(directory: Path, ending: bytes) -> None:
         assert content_of(office.queue).endswith(b"\r\n\r\n.\r\n..\r\nend\r\n")
 
 
+@pytest.mark.parametrize(
+    "end",
+    [
+        b"\n.\n", b"\r.\r", b"\r.\n", b"\n.\r", b"\n.\r\n", b"\r\n.\n", b"\r.\r\n", b"\r\n.\r",
+        b"\r\n.\r\r\n", b"\r\r\n.\r\r\n",
+    ],
+)  # fmt: skip
+def test_no_sequence_smuggles_a_second_message(directory: Path, end: bytes) -> None:
+    second = b"MAIL FROM:<evil@example.net>\r\nRCPT TO:<victim@example.net>\r\nDATA\r\nhi\r\n.\r\n"
+    with serving(directory) as office:
+        assert (
+            send(directory, "kim@example.net", message=b"A: b\n\ntext" + end + second).returncode
+            == 0
+        )
+        content = content_of(office.queue)
+        assert second in content
+        assert stored(office.queue) == 1
+        stuffed = content.replace(b"\r\n.", b"\r\n..")
+        assert b"\r\n.\r\n" not in stuffed
+        assert not set(content.replace(b"\r\n", b"")) & set(b"\r\n")
+
+
+@pytest.mark.parametrize("end", [b"\r\n\0.\r\n", b"\r\n.\0\r\n"])
+def test_nul_smuggles_nothing_either(directory: Path, end: bytes) -> None:
+    with serving(directory) as office:
+        assert send(directory, "kim@example.net", message=b"A: b\n\ntext" + end).returncode == 65
+        assert stored(office.queue) == 0
+
+
 # -- where the message comes from ---
 
 
