@@ -71,6 +71,8 @@ message = Table(
     Column("tags", Text, nullable=False, server_default=text("'{}'")),  # JSON object
     # How often a process died while it worked on this message (the poison rule).
     Column("crashes", SmallInteger, nullable=False, server_default=_ZERO),
+    # The earliest attempt that was asked for; its lifetime counts from there. 0: from its arrival.
+    Column("not_before", Double, nullable=False, server_default=_ZERO),
     CheckConstraint("recipient_count > 0", name="has_recipients"),
 )
 

@@ -26,6 +26,7 @@ from deliveryagent.mail.envelope import (
     RecipientStatus,
     arrival_of,
     format_queue_id,
+    lifetime_start,
 )
 from deliveryagent.policy import retry
 from deliveryagent.policy.notices import CLASS_OF, Incident, NoticeSettings, told
@@ -93,7 +94,8 @@ class Composer:
         kind = ReportKind(facts.kind)
         until = 0.0
         if kind is ReportKind.DELAY:
-            until = retry.expires(arrival=arrival, sender=facts.sender, settings=self._retry)
+            counted = lifetime_start(facts.queue_id, facts.not_before)
+            until = retry.expires(arrival=counted, sender=facts.sender, settings=self._retry)
         return Report(
             kind=kind,
             queue_id=format_queue_id(facts.queue_id),
@@ -183,7 +185,6 @@ class Composer:
             envelope=Envelope(
                 sender="",
                 recipients=(NewRecipient(address=to, notify=Notify.NEVER),),
-                utf8=international,
             ),
             facts=content_facts(content, utf8_headers=international),
             parts=tuple(

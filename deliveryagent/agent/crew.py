@@ -144,7 +144,7 @@ class Crew:
     async def _look_after(self, worker: Worker) -> None:
         loop = asyncio.get_running_loop()
         pause = 0.0
-        while not (self._stopping or worker.draining):
+        while not self._is_over(worker):
             started = loop.time()
             # A successor never writes into its predecessor's journal: that one may not be settled yet.
             path = self._journals / f"worker-{worker.index}-{time.time_ns()}.journal"
@@ -153,8 +153,11 @@ class Crew:
             worker.restarts += 1
             healthy = code == 0 or loop.time() - started > _SLOWEST_RESTART
             pause = 0.0 if healthy else min(_SLOWEST_RESTART, max(0.1, pause * 2))
-            if not (self._stopping or worker.draining):
+            if not self._is_over(worker):
                 await asyncio.sleep(pause)
+
+    def _is_over(self, worker: Worker) -> bool:
+        return self._stopping or worker.draining
 
     async def _live(self, worker: Worker, path: Path) -> int:
         """One life of a worker; returns the exit status, -1 when it could not even be born."""

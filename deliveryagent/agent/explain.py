@@ -53,6 +53,7 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     address: str
     sender: str
     arrival: float
+    not_before: float = 0.0
     attempts: int
     answer: Answer
     situation: Situation
@@ -104,14 +105,18 @@ def explain(known: Known, settings: RetrySettings) -> Explanation:
     cause = cause_of(known.answer)
     final = situation.status in FINAL_STATUSES
     shut = gates.waiting(situation)
-    expires = retry.expires(arrival=known.arrival, sender=known.sender, settings=settings)
+    expires = retry.expires(
+        arrival=max(known.arrival, known.not_before), sender=known.sender, settings=settings
+    )
     return Explanation(
         verdict=_finished(known) if final else _verdict(known, cause, shut),
         cause=cause,
         gates=() if final else shut,
         next_attempt=None if final else _next_attempt(known, shut),
         interval=min(
-            max(situation.now - known.arrival, settings.minimal_backoff_time),
+            max(
+                situation.now - max(known.arrival, known.not_before), settings.minimal_backoff_time
+            ),
             settings.maximal_backoff_time,
         ),
         warning=None if final else _warning(known, settings),
@@ -273,7 +278,7 @@ _PASSING = frozenset({GateKind.WINDOW_FULL, GateKind.SUSPECT})
 
 
 def _warning(known: Known, settings: RetrySettings) -> float | None:
-    due = retry.warning_due(arrival=known.arrival, settings=settings)
+    due = retry.warning_due(arrival=max(known.arrival, known.not_before), settings=settings)
     wanted = bool(known.sender) and known.notify.wants(Notify.DELAY) and not known.warned
     return max(due, known.situation.now) if due is not None and wanted else None
 

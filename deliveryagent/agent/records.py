@@ -49,7 +49,7 @@ def message_status(found: Found, active: Places) -> str:
 
 def message_record(found: Found, settings: RetrySettings, *, active: Places = ()) -> dict[str, Any]:
     """A message with the recipients that were asked for."""
-    expires = retry.expires(arrival=found.arrival, sender=found.sender, settings=settings)
+    expires = retry.expires(arrival=found.lifetime_start, sender=found.sender, settings=settings)
     status = message_status(found, active)
     ended = status in {final.value for final in FINAL_STATUSES}
     return {

@@ -19,7 +19,13 @@ from deliveryagent.mail.delivery import (
     Trouble,
     Verdict,
 )
-from deliveryagent.mail.envelope import Notify, RecipientStatus, arrival_of, format_queue_id
+from deliveryagent.mail.envelope import (
+    Notify,
+    RecipientStatus,
+    arrival_of,
+    format_queue_id,
+    lifetime_start,
+)
 from deliveryagent.policy import notices, retry
 from deliveryagent.policy.retry import RetrySettings
 from deliveryagent.queue.claims import Claimed
@@ -73,7 +79,7 @@ def _settlement(
             notify=Notify(recipient.notify),
             relayed=outcome.relayed,
             warned=recipient.warned is not None,
-            arrival=arrival_of(recipient.message_id),
+            arrival=lifetime_start(recipient.message_id, recipient.not_before),
             now=now,
             settings=settings,
         ),
@@ -116,7 +122,7 @@ def _next_state(
         case Verdict.HELD:
             return RecipientStatus.HELD, None
         case _:
-            arrival = arrival_of(recipient.message_id)
+            arrival = lifetime_start(recipient.message_id, recipient.not_before)
             if now >= retry.expires(arrival=arrival, sender=recipient.sender, settings=settings):
                 return RecipientStatus.EXPIRED, None
             due = retry.next_due(

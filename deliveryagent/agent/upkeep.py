@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from deliveryagent.agent.manager import Manager
 from deliveryagent.agent.schedule import Site
-from deliveryagent.mail.envelope import Notify, RecipientStatus, arrival_of, first_queue_id
+from deliveryagent.mail.envelope import Notify, RecipientStatus, first_queue_id, lifetime_start
 from deliveryagent.policy import notices, retry
 from deliveryagent.policy.retry import RetrySettings
 from deliveryagent.queue import leases, outcomes, purge
@@ -78,7 +78,9 @@ class Upkeep:
         last_attempts: list[LastAttempt] = []
         for row in rows:
             expires = retry.expires(
-                arrival=arrival_of(row.message_id), sender=row.sender, settings=settings
+                arrival=lifetime_start(row.message_id, row.not_before),
+                sender=row.sender,
+                settings=settings,
             )
             if now < expires or (row.message_id, row.number) in self._manager.schedule.active:
                 continue
@@ -106,7 +108,7 @@ class Upkeep:
                     notify=Notify(row.notify),
                     relayed=False,
                     warned=False,
-                    arrival=arrival_of(row.message_id),
+                    arrival=lifetime_start(row.message_id, row.not_before),
                     now=now,
                     settings=self._manager.rules.retry,
                 ),
@@ -125,6 +127,7 @@ class Upkeep:
             row
             for row in rows
             if row.sender
+            and now >= lifetime_start(row.message_id, row.not_before) + settings.delay_warning_time
             and Notify(row.notify).wants(Notify.DELAY)
             and (row.message_id, row.number) not in self._manager.schedule.active
         ]

@@ -43,6 +43,7 @@ class Facts:
             address=one.address,
             sender=message.sender,
             arrival=message.arrival,
+            not_before=message.not_before,
             attempts=one.attempts,
             answer=answer,
             situation=self._situation(message, one, now),

@@ -174,7 +174,6 @@ class Reception:
             recipients=tuple(NewRecipient(address=a, notify=wishes.notify) for a in addresses),
             ret=wishes.ret,
             envid=wishes.envid,
-            utf8=not all(a.isascii() for a in (self._sender, *addresses)),
             not_before=wishes.not_before,
             key=wishes.key,
             tags=wishes.tags,

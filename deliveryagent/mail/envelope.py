@@ -88,8 +88,7 @@ class NewRecipient(msgspec.Struct, frozen=True, kw_only=True):
 class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     """What a submitter asks for, besides the content.
 
-    ``sender`` is the reverse-path in wire form, empty for the null sender. ``utf8`` is set when the sender
-    asked for SMTPUTF8 or an address needs it. ``not_before`` is an earliest attempt (seconds since the
+    ``sender`` is the reverse-path in wire form, empty for the null sender. ``not_before`` is an earliest attempt (seconds since the
     epoch) or 0. ``key`` is the idempotency key or empty. ``hold`` keeps the message until released.
     """
 
@@ -97,7 +96,6 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     recipients: tuple[NewRecipient, ...]
     ret: DsnReturn = DsnReturn.UNSTATED
     envid: str = ""
-    utf8: bool = False
     not_before: float = 0.0
     key: str = ""
     tags: dict[str, str] = {}
@@ -139,6 +137,11 @@ def first_queue_id(moment: float) -> QueueId:
 def arrival_of(queue_id: int) -> float:
     """The time (seconds since the epoch) an id was drawn."""
     return ID_EPOCH + (queue_id >> _ID_RANDOM_BITS) / 1e6
+
+
+def lifetime_start(queue_id: int, not_before: float) -> float:
+    """From when the lifetime of a message counts: its arrival, or the earliest attempt it asked for."""
+    return max(arrival_of(queue_id), not_before)
 
 
 def format_queue_id(queue_id: int) -> str:

@@ -6,8 +6,9 @@ magnitude. So rows go in as one statement (``VALUES (…), (…), …``) and com
 straight into structs. The same saves PostgreSQL a round of parsing and planning per row.
 
 Statements are written with SQLAlchemy once, compiled once per kind of database, and handed to the driver as
-text from then on. Guarantees: values always travel as parameters, in portions that any supported SQLite
-takes. Never caches anything of the data.
+text from then on, inside the transaction that the caller began; errors are the driver's own. Guarantees:
+values always travel as parameters, in portions that any supported SQLite takes. Never caches anything of the
+data.
 """
 
 import re
@@ -21,7 +22,6 @@ from sqlalchemy import (
     ColumnClause,
     ColumnElement,
     Connection,
-    CursorResult,
     Dialect,
     FromClause,
     LargeBinary,
@@ -72,6 +72,12 @@ def insertion(target: Table, *names: str, ending: str = "ON CONFLICT DO NOTHING"
     )
 
 
+def _executed(connection: Connection, text: str, values: tuple[Any, ...]) -> Any:
+    """The driver's cursor. SQLAlchemy's own result costs fifteen times what the driver needs for a row."""
+    driver: Any = connection.connection.driver_connection
+    return driver.execute(text, values)
+
+
 class Bulk:
     """A statement over the rows of ``item``; its parameters are rows in the order of the item's columns.
 
@@ -93,9 +99,9 @@ class Bulk:
     def answers(self, connection: Connection, rows: Sequence[Row]) -> Iterator[Any]:
         """Run it and give every row of every answer."""
         for result in self._results(connection, rows):
-            yield from result.all()
+            yield from result.fetchall()
 
-    def _results(self, connection: Connection, rows: Sequence[Row]) -> Iterator[CursorResult[Any]]:
+    def _results(self, connection: Connection, rows: Sequence[Row]) -> Iterator[Any]:
         if not rows:
             return
         if connection.dialect.name == "postgresql":
@@ -103,14 +109,14 @@ class Bulk:
             arrays = ", ".join(f"CAST(%b AS {kind}[])" for kind in self._kinds(connection.dialect))
             names = ", ".join(f"column{place}" for place in range(1, len(self._columns) + 1))
             text = f"{head}unnest({arrays}) AS item({names}){tail}"
-            yield connection.exec_driver_sql(text, tuple(map(list, zip(*rows, strict=True))))
+            yield _executed(connection, text, tuple(map(list, zip(*rows, strict=True))))
             return
         start = 0
         while start < len(rows):
             # Powers of two, so that few different texts have to be prepared.
             size = min(self._most, 1 << ((len(rows) - start).bit_length() - 1))
             values = tuple(chain.from_iterable(rows[start : start + size]))
-            yield connection.exec_driver_sql(self._listed(connection.dialect, size), values)
+            yield _executed(connection, self._listed(connection.dialect, size), values)
             start += size
 
     def _listed(self, dialect: Dialect, size: int) -> str:
@@ -150,8 +156,9 @@ class Prepared:
         self._statement = statement
         self._compiled: dict[str, tuple[str, list[str], dict[str, Any]]] = {}
 
-    def run(self, connection: Connection, **values: Any) -> CursorResult[Any]:
-        """Run it with these parameters."""
+    def run(self, connection: Connection, **values: Any) -> Any:
+        """Run it with these parameters; returns the driver's cursor."""
+
         found = self._compiled.get(connection.dialect.name)
         if found is None:
             compiled = self._statement.compile(dialect=connection.dialect)
@@ -162,8 +169,10 @@ class Prepared:
                 dict(compiled.params),
             )
         text, names, usual = found
-        return connection.exec_driver_sql(
-            text, tuple(values[name] if name in values else usual[name] for name in names)
+        return _executed(
+            connection,
+            text,
+            tuple([values[name] if name in values else usual[name] for name in names]),
         )
 
 
@@ -221,7 +230,7 @@ class Listing(Generic[T]):
 
     def with_greatest(self, connection: Connection, **values: Any) -> tuple[list[T], Any]:
         """The rows, and the largest value of the ``greatest`` column."""
-        text, most = tuple(self._prepared.run(connection, **values).one())
+        text, most = self._prepared.run(connection, **values).fetchone()
         return (self._decode(text) if text else []), most
 
 

@@ -94,6 +94,7 @@ class Claimed(msgspec.Struct, frozen=True, array_like=True, gc=False):
     envid: str
     recipient_count: int
     crashes: int
+    not_before: float = 0.0
 
 
 class Fetched(msgspec.Struct, frozen=True):
@@ -126,7 +127,7 @@ _FIELDS = (
     *(recipient.c[name] for name in ("message_id", "number", "address", "destination", "bulk")),
     *(recipient.c[name] for name in ("attempts", "due", "notify", "orcpt", "warned")),
     *(message.c[name] for name in ("sender", "size", "dotted", "eightbit", "utf8", "long_lines")),
-    *(message.c[name] for name in ("ret", "envid", "recipient_count", "crashes")),
+    *(message.c[name] for name in ("ret", "envid", "recipient_count", "crashes", "not_before")),
 )
 """The fields of ``Claimed`` in order."""
 
@@ -196,7 +197,7 @@ def _by_name(taken: Taken) -> str:
 @operation(writes=False)
 def next_ready(connection: Connection, items: Sequence[int]) -> list[float | None]:
     """When the next destination will have work for this agent, None when none waits."""
-    return [_next_ready.run(connection, agent=agent).scalar() for agent in items]
+    return [_scalar(_next_ready.run(connection, agent=agent)) for agent in items]
 
 
 def next_work(not_before: ColumnElement[float]) -> ScalarSelect[float | None]:
@@ -389,5 +390,10 @@ def part(connection: Connection, items: Sequence[tuple[int, int]]) -> list[bytes
 
 
 def _read_part(connection: Connection, message_id: int, number: int) -> bytes | None:
-    data = _part.run(connection, message_id=message_id, part=number).scalar()
+    data = _scalar(_part.run(connection, message_id=message_id, part=number))
     return None if data is None else bytes(data)
+
+
+def _scalar(cursor: Any) -> Any:
+    row = cursor.fetchone()
+    return None if row is None else row[0]

@@ -5,7 +5,7 @@ tried again. A violated constraint is the fault of one item. Guarantees: unknown
 that they are seen instead of retried for ever. Never touches a database.
 """
 
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from deliveryagent.queue.engine import StoreError
 
@@ -46,34 +46,40 @@ def trouble(error: BaseException) -> str:
     """What is wrong with the store, as a sentence; empty when the error is not the store's trouble."""
     if isinstance(error, StoreError):
         return str(error)
-    if not isinstance(error, DBAPIError):
-        return ""
-    code = _sqlite_code(error)
+    original = _original(error)
+    code = _sqlite_code(original)
     if code is not None:
         return _SQLITE.get(code, "")
-    state = getattr(error.orig, "sqlstate", None)
+    state = getattr(original, "sqlstate", None)
     if state is not None:
         lengths = (state, state[:2])
         return next((_POSTGRESQL[part] for part in lengths if part in _POSTGRESQL), "")
-    if error.connection_invalidated or isinstance(error, InterfaceError | OperationalError):
-        return _POSTGRESQL["08"]
-    return ""
+    lost = {"OperationalError", "InterfaceError"} & {kind.__name__ for kind in type(original).mro()}
+    return _POSTGRESQL["08"] if lost or _invalidated(error) else ""
 
 
 def repeatable(error: BaseException) -> bool:
     """Whether the same transaction may succeed at once: the database chose it to end a deadlock."""
-    state = getattr(getattr(error, "orig", None), "sqlstate", None)
+    state = getattr(_original(error), "sqlstate", None)
     return isinstance(state, str) and state.startswith("40")
 
 
 def connection_usable(error: BaseException) -> bool:
     """Whether the connection on which the trouble came up is good for another try."""
-    if repeatable(error):
-        return True
-    return isinstance(error, DBAPIError) and _sqlite_code(error) in _HEALTHY
+    return repeatable(error) or _sqlite_code(_original(error)) in _HEALTHY
 
 
-def _sqlite_code(error: DBAPIError) -> int | None:
+def _original(error: BaseException) -> BaseException:
+    """The driver's own error; the drivers share their names of classes (PEP 249), not the classes."""
+    inner = error.orig if isinstance(error, DBAPIError) else None
+    return error if inner is None else inner
+
+
+def _invalidated(error: BaseException) -> bool:
+    return isinstance(error, DBAPIError) and error.connection_invalidated
+
+
+def _sqlite_code(error: BaseException) -> int | None:
     """The primary result code, None when this is no error of SQLite's."""
-    code = getattr(error.orig, "sqlite_errorcode", None)
+    code = getattr(error, "sqlite_errorcode", None)
     return None if code is None else int(code) & 0xFF

@@ -113,6 +113,7 @@ class AgedRecipient(msgspec.Struct, frozen=True, array_like=True, gc=False):
     attempts: int
     sender: str
     address: str
+    not_before: float = 0.0
 
 
 class HoldOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -311,6 +312,7 @@ _live = (
         *(recipient.c[name] for name in ("notify", "attempts")),
         message.c.sender,
         recipient.c.address,
+        message.c.not_before,
     )
     .join(message, message.c.id == recipient.c.message_id)
     .where(
@@ -372,7 +374,8 @@ def crashed(connection: Connection, items: Sequence[int]) -> list[int]:
     counts = []
     for queue_id in items:
         _accuse.run(connection, id_=queue_id)
-        counts.append(_crashes.run(connection, id_=queue_id).scalar() or 0)
+        found = _crashes.run(connection, id_=queue_id).fetchone()
+        counts.append(found[0] if found else 0)
     return counts
 
 

@@ -61,6 +61,7 @@ class ReportFacts(msgspec.Struct, frozen=True, kw_only=True):
     ret: str
     envid: str
     origin: str
+    not_before: float = 0.0
     recipients: tuple[OwedRecipient, ...]
     content: bytes
     complete: bool
@@ -80,7 +81,7 @@ class Written(msgspec.Struct, frozen=True):
     more: bool
 
 
-_FACTS = ("id", "sender", "size", "eightbit", "utf8", "ret", "envid", "origin")
+_FACTS = ("id", "sender", "size", "eightbit", "utf8", "ret", "envid", "origin", "not_before")
 _owed = (
     select(
         recipient.c.owed,

@@ -29,6 +29,7 @@ from deliveryagent.mail.envelope import (
     QueueId,
     arrival_of,
     first_queue_id,
+    lifetime_start,
     queue_id_range,
 )
 from deliveryagent.queue.answers import LAST_ANSWER, with_last_answer
@@ -83,8 +84,14 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     ret: str
     envid: str
     crashes: int
+    not_before: float
     status: str
     recipients: tuple[FoundRecipient, ...]
+
+    @property
+    def lifetime_start(self) -> float:
+        """From when its lifetime counts, in seconds since the epoch."""
+        return lifetime_start(self.queue_id, self.not_before)
 
     @property
     def arrival(self) -> float:
@@ -151,6 +158,7 @@ _MESSAGE = tuple(
     message.c[name]
     for name in (
         *("id", "sender", "size", "recipient_count", "origin", "tags", "ret", "envid", "crashes"),
+        "not_before",
     )
 )
 

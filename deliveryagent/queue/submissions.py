@@ -92,7 +92,7 @@ _json = msgspec.json.Encoder()
 _add_message = insertion(
     message,
     *("id", "sender", "size", "dotted", "eightbit", "utf8", "long_lines"),
-    *("ret", "envid", "recipient_count", "origin", "tags"),
+    *("ret", "envid", "recipient_count", "origin", "tags", "not_before"),
 )
 _add_content = insertion(content, "message_id", "part", "data")
 _add_recipient = insertion(
@@ -196,13 +196,14 @@ def _message_row(one: Submission) -> Row:
         facts.size,
         facts.dotted,
         facts.eightbit,
-        envelope.utf8 or facts.utf8_headers,
+        facts.utf8_headers,
         facts.long_lines,
         str(envelope.ret),
         envelope.envid,
         len(envelope.recipients),
         one.origin,
         _json.encode(envelope.tags).decode() if envelope.tags else "{}",
+        envelope.not_before,
     )
 
 

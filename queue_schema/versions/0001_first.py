@@ -52,6 +52,7 @@ def _messages() -> None:
         sa.Column("origin", sa.Text(), nullable=False),
         sa.Column("tags", sa.Text(), server_default=sa.text("'{}'"), nullable=False),
         sa.Column("crashes", sa.SmallInteger(), server_default=_ZERO, nullable=False),
+        sa.Column("not_before", sa.Double(), server_default=_ZERO, nullable=False),
         sa.CheckConstraint("recipient_count > 0", name=op.f("ck_message_has_recipients")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_message")),
     )

@@ -92,21 +92,6 @@ def test_without_a_stated_sender_it_is_the_user() -> None:
         receive(peer=Peer(uid=1, gid=1, pid=1, groups=frozenset(), user="EX\\anna"))
 
 
-@pytest.mark.parametrize(
-    ("fields", "utf8"),
-    [
-        ({}, False),
-        ({"recipients": ["jürgen@example.net"]}, True),
-        ({"sender": "jürgen@example.net"}, True),
-        ({"recipients": ["kim@bücher.example"]}, False),
-    ],
-)
-def test_smtputf8_is_asked_for_when_an_address_needs_it(
-    fields: dict[str, Any], *, utf8: bool
-) -> None:
-    assert receive(**fields)[1].envelope.utf8 is utf8
-
-
 def test_a_time_that_has_passed_is_now() -> None:
     assert receive(not_before=NOW - 5)[1].envelope.not_before == 0
     assert receive(not_before=NOW + 5)[1].envelope.not_before == NOW + 5

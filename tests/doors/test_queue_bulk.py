@@ -2,6 +2,7 @@
 
 import sqlite3
 
+import psycopg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -76,6 +77,7 @@ def test_sqlite_errors_are_judged_by_their_primary_code(primary: int, extended: 
     error = wrapped(original)
     assert bool(faults.trouble(error)) == (primary in faults._SQLITE)
     assert faults.connection_usable(error) == (primary in {5, 6, 13, 15})
+    assert faults.trouble(original) == faults.trouble(error)
 
 
 @pytest.mark.parametrize(
@@ -101,8 +103,10 @@ def test_postgresql_errors_are_judged_by_their_state(state: str, trouble: str) -
 
 
 def test_other_errors_are_judged_by_their_kind() -> None:
-    assert "connection" in faults.trouble(wrapped(Exception("server closed the connection")))
-    assert "connection" in faults.trouble(InterfaceError("sql", None, Exception("closed")))
+    lost = psycopg.OperationalError("server closed the connection unexpectedly")
+    assert "connection" in faults.trouble(lost)
+    assert "connection" in faults.trouble(wrapped(lost))
+    assert "connection" in faults.trouble(InterfaceError("sql", None, psycopg.InterfaceError("x")))
     assert faults.trouble(IntegrityError("sql", None, Exception("x"))) == ""
     assert faults.trouble(ProgrammingError("sql", None, Exception("x"))) == ""
     assert faults.trouble(ValueError("x")) == ""

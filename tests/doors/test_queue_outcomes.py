@@ -1,5 +1,8 @@
 """Recording outcomes."""
 
+import sqlite3
+
+import psycopg
 import pytest
 from sqlalchemy.exc import DBAPIError
 
@@ -273,7 +276,7 @@ def test_the_schema_refuses_states_that_nobody_would_look_after(store: Store, ch
 
 
 def test_a_message_needs_recipients(store: Store) -> None:
-    with pytest.raises(DBAPIError, match=r"(?i)constraint"):
+    with pytest.raises((sqlite3.IntegrityError, psycopg.IntegrityError), match=r"(?i)constraint"):
         store.add(letter())
 
 
