@@ -84,7 +84,12 @@ def _damage(connection: Connection) -> list[Problem]:
 
 def _questions(now: float) -> list[tuple[str, str, Select[Any]]]:
     """A word and a sentence for each problem, and the query for the keys of the rows that show it."""
-    return [*_about_messages(now), *_about_recipients(), *_about_destinations(now)]
+    return [
+        *_about_messages(now),
+        *_about_recipients(),
+        *_about_reports(),
+        *_about_destinations(now),
+    ]
 
 
 def _about_messages(now: float) -> list[tuple[str, str, Select[Any]]]:
@@ -148,9 +153,7 @@ def _about_recipients() -> list[tuple[str, str, Select[Any]]]:
     ids = select(recipient.c.message_id)
     waits = recipient.c.status.in_(("queued", "deferred"))
     lives = or_(waits, recipient.c.status == "held")
-    failed = recipient.c.status.in_(("bounced", "expired"))
     no_message = ~_rows(message, message.c.id == recipient.c.message_id)
-    with_message = ids.join(message, message.c.id == recipient.c.message_id)
     return [
         (
             "recipient_orphaned",
@@ -183,6 +186,14 @@ def _about_recipients() -> list[tuple[str, str, Select[Any]]]:
             "a final state has no finishing time, or a living one has",
             ids.where(or_(and_(~lives, ~_is_over), and_(lives, _is_over))),
         ),
+    ]
+
+
+def _about_reports() -> list[tuple[str, str, Select[Any]]]:
+    ids = select(recipient.c.message_id)
+    failed = recipient.c.status.in_(("bounced", "expired"))
+    with_message = ids.join(message, message.c.id == recipient.c.message_id)
+    return [
         (
             "report_missing",
             "a failure was neither reported to the sender nor is it owed",

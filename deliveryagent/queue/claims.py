@@ -280,40 +280,41 @@ _recalled = Listing(
 
 @operation(writes=False)
 def fetch(connection: Connection, items: Sequence[Fetch]) -> list[Fetched]:
-    """Due recipients in the order of their lines; bulk recipients get at most half of the room."""
+    """Due recipients in the order of their lines; bulk ones get half of the room, or what is left."""
     return [_fetched(connection, wanted) for wanted in items]
 
 
 def _fetched(connection: Connection, wanted: Fetch) -> Fetched:
-    half = (wanted.limit + 1) // 2
-    bulk, cursor_bulk = _read_line(
-        connection, wanted, bulk=True, cursor=wanted.cursor_bulk, limit=half
-    )
+    bulk: list[Claimed] = []
+    small_at, bulk_at = wanted.cursor_small, wanted.cursor_bulk
+    half = wanted.limit // 2
+    if half:
+        bulk, bulk_at = _read_line(connection, wanted, bulk=True, cursor=bulk_at, limit=half)
+    more_bulk = len(bulk) == half
     room = wanted.limit - len(bulk)
-    small, cursor_small = _read_line(
-        connection, wanted, bulk=False, cursor=wanted.cursor_small, limit=room
-    )
-    return Fetched(
-        recipients=_in_turn(small, bulk),
-        cursor_small=cursor_small,
-        cursor_bulk=cursor_bulk,
-        exhausted=len(bulk) < half and len(small) < room,
-    )
+    small, small_at = _read_line(connection, wanted, bulk=False, cursor=small_at, limit=room)
+    room -= len(small)
+    if more_bulk and room:
+        rest, bulk_at = _read_line(connection, wanted, bulk=True, cursor=bulk_at, limit=room)
+        bulk += rest
+        more_bulk = len(rest) == room
+    exhausted = room > 0 and not more_bulk
+    return Fetched(_in_turn(small, bulk), small_at, bulk_at, exhausted)
+
+
+_CURSOR = ("due", "message_id", "number")
 
 
 def _read_line(
     connection: Connection, wanted: Fetch, *, bulk: bool, cursor: Cursor | None, limit: int
 ) -> tuple[list[Claimed], Cursor | None]:
-    due, message_id, number = cursor or _START
     found, last_due = _line.with_greatest(
         connection,
         destination=wanted.destination,
         bulk=bulk,
         now=wanted.now,
-        due=due,
-        message_id=message_id,
-        number=number,
         limit=limit,
+        **dict(zip(_CURSOR, cursor or _START, strict=True)),
     )
     if not found:
         return found, cursor

@@ -1,15 +1,15 @@
 """Claiming: who owns a destination, and in which order its recipients come."""
 
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
-import msgspec
 import pytest
 from sqlalchemy import Connection, event, text
 
-from deliveryagent.mail.envelope import ContentFacts
-from deliveryagent.queue import claims, leases
+from deliveryagent.queue import claims, leases, submissions
 from deliveryagent.queue.claims import Claimed, Cursor, Fetch, GiveBack, Siblings, Take, rewound
 from tests.doubles.stores import AGENT, NOW, Store, letter, outcome
 
@@ -157,6 +157,22 @@ def test_a_big_message_never_takes_more_than_half_of_the_room(store: Store) -> N
     assert not page.exhausted
 
 
+@pytest.mark.parametrize("limit", [1, 2, 3, 7, 16, 100])
+def test_neither_line_starves_whatever_the_room(store: Store, limit: int) -> None:
+    store.add(letter(*(f"big{n}@a.example" for n in range(8)), bulk_after=1, arrival=NOW - 50))
+    store.add(*(letter(f"small{n}@a.example") for n in range(8)))
+    page = store.fetch("a.example", limit=limit)
+    assert len(page.recipients) == min(limit, 16)
+    assert page.recipients[0].bulk is False
+    assert sum(r.bulk for r in page.recipients) >= min(limit // 2, 7)
+    seen = {r.address for r in page.recipients}
+    while not page.exhausted:
+        cursors = (page.cursor_small, page.cursor_bulk)
+        page = store.do(claims.fetch, Fetch("a.example", NOW, *cursors, limit))
+        seen |= {r.address for r in page.recipients}
+    assert len(seen) == 16
+
+
 def test_each_line_goes_on_behind_its_own_cursor(store: Store) -> None:
     store.add(letter(*(f"big{n}@a.example" for n in range(8)), bulk_after=1, arrival=NOW - 50))
     store.add(*(letter(f"small{n}@a.example") for n in range(8)))
@@ -295,6 +311,47 @@ def test_contents_are_read_one_by_one_where_joining_cuts_them(
     )
     found = sqlite_store.do(claims.contents, [one.queue_id, other.queue_id])
     assert found == {one.queue_id: b"a\0b", other.queue_id: b"cd"}
+
+
+# -- several agents ---
+
+
+def test_an_agent_passes_over_what_another_is_just_taking(postgres_store: Store) -> None:
+    store = postgres_store
+    store.add(*(letter(f"x@{name}.example") for name in "abc"))
+    store.register(1)
+    store.register(2)
+    with store.engine.begin() as first, store.engine.begin() as second:
+        (one,) = claims.take(first, [Take(1, NOW, 1)])
+        (rest,) = claims.take(second, [Take(2, NOW, 10)])
+    assert len(one) == 1
+    assert {taken.name for taken in (*one, *rest)} == {"a.example", "b.example", "c.example"}
+    assert len(rest) == 2
+
+
+def test_work_committed_while_its_destination_is_given_back_is_not_forgotten(
+    postgres_store: Store,
+) -> None:
+    """Giving back waits for the newcomer's lock, and sees the row but not the new recipient."""
+    store = postgres_store
+    store.add(letter("x@a.example"))
+    store.settle(*(outcome(c) for c in store.claim()))
+    returning = threading.Thread(
+        target=store.do, args=(claims.give_back, GiveBack("a.example", AGENT))
+    )
+    with store.engine.begin() as connection:
+        submissions.add(connection, [letter("y@a.example")])
+        returning.start()
+        for _ in range(200):
+            waits = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+            if store.value(waits):
+                break
+            time.sleep(0.01)
+        else:
+            pytest.fail("giving back did not wait")
+    returning.join()
+    assert ready(store) == NOW - 10
+    assert store.problems() == []
 
 
 # -- cost ---

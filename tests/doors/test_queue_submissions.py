@@ -175,6 +175,14 @@ def test_half_arrived_messages_are_swept_at_the_start(store: Store) -> None:
     assert sizes(store) == dict.fromkeys(TABLES, 0)
 
 
+def test_what_another_agent_may_be_taking_in_is_not_swept(store: Store) -> None:
+    store.register(1)
+    store.register(2)
+    store.run(submissions.stage, StagedPart(5, 0, b"x", NOW))
+    assert store.run(submissions.sweep_arriving, None) == [0]
+    assert sizes(store)["content"] == 1
+
+
 def test_the_newest_id_counts_what_is_arriving(store: Store) -> None:
     assert store.do(submissions.newest, None) == 0
     one = letter("ann@a.example")

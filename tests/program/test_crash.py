@@ -103,12 +103,18 @@ class Trial:
                 if workers:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(self.rng.choice(workers), signal.SIGKILL)
+                if len(self.kills) % 7 == 0:  # the pauses before a restart have become long
+                    self.end()
 
-    def drain(self) -> None:
-        """Let the rest be delivered."""
+    def end(self) -> None:
+        """Stop the service in the proper way."""
         if self.service is not None and self.service.poll() is None:
             self.service.terminate()
             assert self.service.wait(30) == 0, self.agent.log.read_text()[-3000:]
+
+    def drain(self) -> None:
+        """Let the rest be delivered."""
+        self.end()
         until = time.monotonic() + 60
         while live := self._live():
             assert time.monotonic() < until, f"{len(live)} still waiting: {list(live.values())[:3]}"
