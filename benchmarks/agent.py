@@ -82,8 +82,7 @@ class Bench:
 
 
 def drain(*, messages: int, size: int, sink: Sink) -> dict[str, float]:
-    """Fill, then drain until idle; raises ``RuntimeError`` unless all was delivered exactly once.
-    """
+    """Fill, then drain until idle; raises ``RuntimeError`` unless all was delivered exactly once."""
     with tempfile.TemporaryDirectory(prefix="bench-agent-") as name:
         bench = Bench(Path(name), sink)
         fill_rate = bench.fill(messages, size)

@@ -32,8 +32,7 @@ TUNING = {
 
 
 def measure(*, messages: int, size: int, sink: Sink) -> dict[str, float]:
-    """One drain and one take-and-deliver; raises ``RuntimeError`` when mail is missing at the end.
-    """
+    """One drain and one take-and-deliver; raises ``RuntimeError`` when mail is missing at the end."""
     with _instance(sink) as postfix:
         found = _take_and_deliver(postfix, messages=messages, size=size, sink=sink)
     with _instance(sink, smtpd_recipient_restrictions="static:HOLD, permit_mynetworks") as postfix:

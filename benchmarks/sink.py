@@ -73,8 +73,7 @@ class Sink:
         self.count, self.first, self.last = 0, 0.0, 0.0
 
     def wait(self, count: int, limit: float) -> bool:
-        """Wait until so many messages came; false when ``limit`` seconds passed without a new one.
-        """
+        """Wait until so many messages came; false when ``limit`` seconds passed without a new one."""
         seen, since = self.count, time.monotonic()
         while self.count < count:
             time.sleep(0.01)

@@ -158,7 +158,7 @@ class Delivery:
 def _next_hops(request: DeliveryRequest) -> tuple[Failure | None, tuple[NextHop, ...]]:
     """Where the request is to go, or why it cannot go anywhere."""
     if request.content is not None and len(request.content) != request.size:
-        text = "the stored content has not the size it should have"
+        text = "corrupt: the stored content has not the size it should have"
         return Failure(Trouble.CORRUPT, text), ()
     try:
         return None, _parsed(request.next_hop)

@@ -18,8 +18,8 @@ from deliveryagent.wire.connection import ContentError
 AHEAD = 2
 PATIENCE = 120.0  # seconds the manager may take for a part
 
-_MISSING = "a part of the stored content cannot be read"
-_WRONG = "the stored content has not the size it should have"
+_MISSING = "corrupt: a part of the stored content cannot be read"
+_WRONG = "corrupt: the stored content has not the size it should have"
 _LATE = "the stored content was not handed over in time"
 
 

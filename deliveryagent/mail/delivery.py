@@ -36,7 +36,9 @@ class Trouble(StrEnum):
 
     # names
     DNS_TEMPORARY = "dns_temporary"  # SERVFAIL, time-out, malformed answer: 4.4.3
-    DNS_FAILED = "dns_failed"  # the server will never answer this query (FORMERR, REFUSED class): 5.4.3
+    DNS_FAILED = (
+        "dns_failed"  # the server will never answer this query (FORMERR, REFUSED class): 5.4.3
+    )
     DNS_INVALID = "dns_invalid"  # a record with an impossible name: 5.4.4
     HOST_NOT_FOUND = "host_not_found"  # neither MX nor address, or no MX host resolves: 5.4.4
     NULL_MX = "null_mx"  # RFC 7505: 5.1.10
@@ -88,7 +90,9 @@ class Verdict(IntEnum):
     DEFERRED = 2
     BOUNCED = 3
     NEXT_HOST = 4  # only inside an attempt: try the next address
-    IN_DOUBT = 5  # the final dot went out, no answer came: deferred 4.4.2, may be sent more than once
+    IN_DOUBT = (
+        5  # the final dot went out, no answer came: deferred 4.4.2, may be sent more than once
+    )
     RETURNED = 6  # not attempted (shutdown, recalled): due again at once, no attempt counted
     HELD = 7  # put aside for a person: hold: routes, corrupt content, poison
 

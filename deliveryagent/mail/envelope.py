@@ -32,7 +32,12 @@ class RecipientStatus(StrEnum):
 
 
 FINAL_STATUSES = frozenset(
-    {RecipientStatus.DELIVERED, RecipientStatus.BOUNCED, RecipientStatus.EXPIRED, RecipientStatus.DELETED}
+    {
+        RecipientStatus.DELIVERED,
+        RecipientStatus.BOUNCED,
+        RecipientStatus.EXPIRED,
+        RecipientStatus.DELETED,
+    }
 )
 
 MOST_ALIVE = (
@@ -88,8 +93,9 @@ class NewRecipient(msgspec.Struct, frozen=True, kw_only=True):
 class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     """What a submitter asks for, besides the content.
 
-    ``sender`` is the reverse-path in wire form, empty for the null sender. ``not_before`` is an earliest attempt (seconds since the
-    epoch) or 0. ``key`` is the idempotency key or empty. ``hold`` keeps the message until released.
+    ``sender`` is the reverse-path in wire form, empty for the null sender. ``not_before`` is an earliest
+    attempt (seconds since the epoch) or 0. ``key`` is the idempotency key or empty. ``hold`` keeps the message
+    until released.
     """
 
     sender: str
