@@ -84,7 +84,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     ret: str
     envid: str
     crashes: int
-    not_before: float
+    not_before: float = 0.0
     status: str
     recipients: tuple[FoundRecipient, ...]
 
