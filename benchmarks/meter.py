@@ -87,8 +87,8 @@ class Meter:
 
 def _children(pid: int) -> list[int]:
     found: list[int] = []
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # it may end while we look
+        for path in Path(f"/proc/{pid}/task").glob("*/children"):
             found += [int(word) for word in path.read_text().split()]
     return found
 

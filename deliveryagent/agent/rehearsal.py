@@ -36,6 +36,8 @@ from deliveryagent.policy.classify import Judgement, classify, judge_route
 from deliveryagent.policy.routing import Router
 from deliveryagent.resolver.lookup import Resolver
 
+_LINGER = 0.05  # seconds for closed connections to let go of their sockets before the loop ends
+
 
 class Said(msgspec.Struct, frozen=True, kw_only=True):
     """An outcome and its stage; ``code`` is 0 when no reply but trouble decided."""
@@ -128,6 +130,7 @@ class Rehearsal:
         """Wait for farewells and stop asking the name service."""
         await asyncio.gather(*self._clients.goodbyes, return_exceptions=True)
         await self._resolver.close()
+        await asyncio.sleep(_LINGER)
 
     async def probe(self, address: str, *, sender: str, rcpt: bool) -> Probe:
         """Go the way of an address; ``rcpt`` asks about the recipient too."""

@@ -283,5 +283,7 @@ def part(connection: Connection, profile: Profile) -> None:
 
 
 async def _say_goodbye(connection: Connection, *, wait: bool) -> None:
-    await connection.play(dialogue.quit_session(wait=wait))
-    connection.close()
+    try:
+        await connection.play(dialogue.quit_session(wait=wait))
+    finally:
+        connection.close()

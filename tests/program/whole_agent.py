@@ -170,8 +170,8 @@ def eventually(true: Callable[[], bool], *, limit: float = 20, pause: float = 0.
 def workers_of(process: subprocess.Popen[bytes]) -> list[int]:
     """The process ids below a service."""
     found: list[int] = []
-    for path in Path(f"/proc/{process.pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # a thread may end while we look
+        for path in Path(f"/proc/{process.pid}/task").glob("*/children"):
             found += [int(word) for word in path.read_text().split()]
     return found
 
