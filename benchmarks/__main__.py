@@ -141,12 +141,13 @@ def main() -> int:
         directory = Path(name)
         directory.chmod(0o755)
         with Sink(directory) as sink:
+            conditions = _conditions(arguments, sink)  # before the load is our own
             ceiling = load(sink.port, messages=2 * arguments.messages, size=arguments.size)
             shown = "unknown (no smtp-source)" if ceiling is None else f"{ceiling:,.0f} messages/s"
             print(f"Sink: {sink.name}, its ceiling with smtp-source and 20 sessions: {shown}")
             ours, theirs = _measure(arguments, sink)
             result: dict[str, Any] = {
-                "conditions": _conditions(arguments, sink),
+                "conditions": conditions,
                 "ceiling": ceiling,
                 "agent": _medians(ours),
                 "postfix": _medians(theirs),
