@@ -1,7 +1,7 @@
 # make demo    the whole agent at work on a playground of its own, in under a minute
 # make test    all tests
 # make check   style, types and the import contracts
-# make bench   messages a second, next to Postfix where it is installed
+# make bench   all measurements, beside Postfix where it is installed (BENCH="--quick": small, to try it)
 # make man     write the manual pages anew from the commands and settings
 # make clean   remove what these commands made
 #
@@ -30,7 +30,7 @@ check: $(STAMP)
 	$(BIN)/lint-imports
 
 bench: $(STAMP)
-	@$(BIN)/python -m benchmarks
+	@$(BIN)/python -m benchmarks $(BENCH)
 
 man: $(STAMP)
 	@$(BIN)/python man/write.py

@@ -1,179 +1,104 @@
-"""``python -m benchmarks``: measure, compare, print, and keep the figures as JSON.
+"""``python -m benchmarks [SCENARIO…]``: measure, compare, print, and keep the figures as JSON.
 
-The agent and Postfix are measured in turn, ``--runs`` times, and the medians compared. Exits with 1
-when a message was lost or delivered twice, or memory went beyond its budget; never because a figure
-is slow.
+Every side of a comparison is measured in turn, ``--runs`` times; printed are medians, their spread,
+and ratios taken within a run. It says what it found on this machine and what it leaves out, and
+installs nothing. Exits with 1 when a measurement failed (mail lost or doubled, a time limit passed),
+never because a figure is slow. ``python -m benchmarks report FILE…`` turns the JSON into tables.
 """
 
 import argparse
-import json
-import os
-import platform
-import sqlite3
-import statistics
-import subprocess
+import resource
+import signal
 import sys
-import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from benchmarks import agent, postfix
-from benchmarks.sink import Sink, load
-from deliveryagent import __version__
-from deliveryagent.lab.postfix import unavailable
+import msgspec
 
-MEMORY_BUDGET_MIB = 150.0
-RESULTS = Path(__file__).parent / "results"
+from benchmarks import network, report
+from benchmarks.equipment import conditions, left_out, look_around
+from benchmarks.figures import CaseResult, Result
+from benchmarks.runner import run
+from benchmarks.scenarios import SCENARIOS
 
-Figures = dict[str, float]
+_RESULTS = Path(__file__).parent / "results"
+_MESSAGES = 20_000
+_QUICK_MESSAGES = 600
+_FILES = 65_536
 
 
-def _arguments() -> argparse.Namespace:
+def _arguments(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--messages", type=int, default=10_000, help="messages per run")
-    parser.add_argument("--size", type=int, default=2048, help="octets per message")
+    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=", ".join(SCENARIOS))
     parser.add_argument("--runs", type=int, default=3, help="runs of which the median counts")
-    parser.add_argument("--large", type=int, default=100_000, help="queue for memory; 0 = skip")
-    parser.add_argument("--no-postfix", action="store_true", help="measure only the agent")
-    return parser.parse_args()
+    parser.add_argument("--messages", type=int, default=_MESSAGES, help="messages of a drain")
+    parser.add_argument("--quick", action="store_true", help="one small run, to try everything")
+    parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="the figures")
+    parser.add_argument("--without-postfix", action="store_true", help="measure only the agent")
+    found = parser.parse_args(words)
+    unknown = [name for name in found.scenarios if name not in SCENARIOS]
+    if unknown:
+        parser.error(f"no scenario {', '.join(unknown)}; there are {', '.join(SCENARIOS)}")
+    if found.runs < 1 or found.messages < 100:
+        parser.error("at least 1 run of at least 100 messages")
+    if found.quick:
+        found.runs, found.messages = 1, min(found.messages, _QUICK_MESSAGES)
+    return found
 
 
-def _conditions(arguments: argparse.Namespace, sink: Sink) -> dict[str, Any]:
-    version = subprocess.run(
-        ["postconf", "-h", "mail_version"], capture_output=True, text=True, check=False
-    ).stdout if not unavailable() else ""  # fmt: skip
-    cpu = next(
-        (
-            line.partition(":")[2].strip()
-            for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-            if line.startswith("model name")
-        ),
-        platform.machine(),
+def main(words: Sequence[str]) -> int:
+    """Measure and print, or report; see the module's docstring."""
+    if words[:1] == ["report"]:
+        return report.main(words[1:])
+    arguments = _arguments(words)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if not network.inside():
+        return network.enclosed(words)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    enough = _FILES if hard == resource.RLIM_INFINITY else min(hard, _FILES)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))
+    return _measure(arguments)
+
+
+def _measure(arguments: argparse.Namespace) -> int:
+    where = network.here()
+    if where.own:
+        network.raise_loopback()
+    plan = look_around(
+        where,
+        runs=arguments.runs,
+        messages=arguments.messages,
+        quick=arguments.quick,
+        without="not wanted" if arguments.without_postfix else "",
     )
-    return {
-        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "deliveryagent": __version__,
-        "python": platform.python_version(),
-        "sqlite": sqlite3.sqlite_version,
-        "postfix": version.strip() or f"not measured: {unavailable()}",
-        "kernel": platform.release(),
-        "cpu": f"{os.cpu_count()} x {cpu}",
-        "load": os.getloadavg()[0],
-        "fdatasync_per_second": _fdatasyncs(),
-        "sink": sink.name,
-        "messages": arguments.messages,
-        "size": arguments.size,
-        "runs": arguments.runs,
-    }
+    result = Result(conditions(plan), left_out(plan), [])
+    for name, value in result.conditions.items():
+        print(f"{name.replace('_', ' ')}: {value}")
+    for line in result.left_out:
+        print(f"Left out: {line}")
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    path: Path = arguments.json or _RESULTS / f"{stamp}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
 
+    def keep(case: CaseResult) -> None:
+        result.cases.append(case)
+        octets = msgspec.json.format(msgspec.json.encode(result), indent=2)
+        path.write_bytes(octets + b"\n")
 
-def _fdatasyncs() -> float:
-    """How many small appends the disk makes durable in a second: the floor of every queue."""
-    with tempfile.TemporaryFile() as file:
-        started = time.monotonic()
-        for _ in range(300):
-            os.write(file.fileno(), b"x" * 2048)
-            os.fdatasync(file.fileno())
-        return 300 / (time.monotonic() - started)
-
-
-def _measure(arguments: argparse.Namespace, sink: Sink) -> tuple[list[Figures], list[Figures]]:
-    """The runs of the agent and of Postfix, taken in turn."""
-    ours: list[Figures] = []
-    theirs: list[Figures] = []
-    what = {"messages": arguments.messages, "size": arguments.size, "sink": sink}
-    for number in range(1, arguments.runs + 1):
-        figures = agent.drain(**what) | agent.take_and_deliver(**what)
-        ours.append(figures)
-        _show(f"run {number}, agent", figures)
-        if not arguments.no_postfix and not unavailable():
-            theirs.append(postfix.measure(**what))
-            _show(f"run {number}, Postfix", theirs[-1])
-    return ours, theirs
-
-
-def _show(title: str, figures: Figures) -> None:
-    shown = ", ".join(f"{name} {value:,.4g}" for name, value in figures.items())
-    print(f"  {title}: {shown}", flush=True)
-
-
-def _medians(runs: list[Figures]) -> Figures:
-    return {name: statistics.median(run[name] for run in runs) for name in runs[0]} if runs else {}
-
-
-def _ratios(ours: Figures, theirs: Figures) -> Figures:
-    return {name: ours[name] / theirs[name] for name in ("drain_rate", "take_rate") if theirs}
-
-
-def _table(result: dict[str, Any]) -> list[str]:
-    """The comparison, for people."""
-    ours, theirs, ratios = result["agent"], result["postfix"], result["ratios"]
-    lines = [f"{'':24}{'agent':>12}{'Postfix':>12}{'ratio':>8}"]
-    for name, title in (("drain_rate", "drain, messages/s"), ("take_rate", "take+deliver, msg/s")):
-        theirs_text = f"{theirs[name]:,.0f}" if theirs else "-"
-        ratio = f"{ratios[name]:.1f}x" if theirs else "-"
-        lines.append(f"{title:24}{ours[name]:12,.0f}{theirs_text:>12}{ratio:>8}")
-    messages = result["conditions"]["messages"]
-    ours_cpu = f"{ours['drain_cpu'] / messages * 1e6:,.0f}"
-    theirs_cpu = f"{theirs['drain_cpu'] / messages * 1e6:,.0f}" if theirs else "-"
-    lines.append(f"{'drain, CPU µs/message':24}{ours_cpu:>12}{theirs_cpu:>12}")
-    lines.append(
-        f"manager {ours['manager_cpu']:.2f} CPU s, {ours['manager_peak_mib']:.0f} MiB; "
-        f"workers {ours['worker_cpu']:.2f} CPU s, largest {ours['worker_peak_mib']:.0f} MiB; "
-        f"first message {ours['startup']:.2f} s after the start; "
-        f"filled at {ours['fill_rate']:,.0f} messages/s"
+    chosen = arguments.scenarios or list(SCENARIOS)
+    good = run(
+        [(name, SCENARIOS[name]) for name in chosen],
+        plan,
+        say=lambda line: print(line, flush=True),
+        keep=keep,
     )
-    return lines
-
-
-def _keep(result: dict[str, Any]) -> Path:
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / (time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + ".json")
-    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    return path
-
-
-def main() -> int:
-    """Measure and print; see the module's docstring."""
-    arguments = _arguments()
-    with tempfile.TemporaryDirectory(prefix="bench-sink-") as name:
-        directory = Path(name)
-        directory.chmod(0o755)
-        with Sink(directory) as sink:
-            conditions = _conditions(arguments, sink)  # before the load is our own
-            ceiling = load(sink.port, messages=2 * arguments.messages, size=arguments.size)
-            shown = "unknown (no smtp-source)" if ceiling is None else f"{ceiling:,.0f} messages/s"
-            print(f"Sink: {sink.name}, its ceiling with smtp-source and 20 sessions: {shown}")
-            ours, theirs = _measure(arguments, sink)
-            result: dict[str, Any] = {
-                "conditions": conditions,
-                "ceiling": ceiling,
-                "agent": _medians(ours),
-                "postfix": _medians(theirs),
-                "ratios": _ratios(_medians(ours), _medians(theirs)),
-                "large": {},
-                "each": {"agent": ours, "postfix": theirs},
-            }
-            if arguments.large:
-                large = agent.drain(messages=arguments.large, size=arguments.size, sink=sink)
-                result["large"] = {"messages": arguments.large, **large}
-                _show(f"{arguments.large:,} queued", large)
-    print("\n".join(["", *_table(result)]))
-    print(f"Figures: {_keep(result)}")
-    return _verdict(result["large"])
-
-
-def _verdict(large: Figures) -> int:
-    peak = max(large.get("manager_peak_mib", 0.0), large.get("worker_peak_mib", 0.0))
-    if peak < MEMORY_BUDGET_MIB:
-        return 0
-    print(f"Memory: {peak:.0f} MiB, budget {MEMORY_BUDGET_MIB:.0f} MiB")
-    return 1
+    print(f"\nFigures: {path}\nTables:  python -m benchmarks report {path}")
+    return 0 if good else 1
 
 
 if __name__ == "__main__":
     try:
-        sys.exit(main())
-    except RuntimeError as error:
-        sys.exit(f"benchmark failed: {error}")
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,155 +1,204 @@
-"""The agent itself: what it drains, what it takes and delivers, and what memory that costs.
+"""The agent itself, run as its users run it: ``dagent serve`` as a process, commands, the client.
 
-The whole program runs as its users run it: ``dagent serve`` as a process with the settings it ships
-with (one worker per core, durable commits), the event log written to a file. A drain starts from a
-queue filled while no service runs; the time counts from the first message at the sink to the last,
-``startup`` is what comes before. Exactly once is shown by two counts that must both be the number
-of messages: distinct recipients the agent reports as delivered, and messages at the sink.
+It has the settings it ships with (one worker per core, durable commits), and writes its event log
+to a file. Exactly once is shown by counts that must all be the number of messages: deliveries the
+agents report, distinct recipients among them, and messages at the sink.
 """
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from benchmarks.meter import Meter
+from benchmarks.figures import Figures
+from benchmarks.letters import Letter, letters
+from benchmarks.meter import Meter, Tree
+from benchmarks.programs import Failure, end, wait_for
 from benchmarks.sink import Sink
 from deliveryagent import Client
 
-_PATIENCE = 60.0
-SENDER = "sender@bench.test"
+PATIENCE = 60.0
+"""Seconds without any new message after which a measurement has failed."""
 
-_CONFIGURATION = """\
-hostname = "agent.bench.test"
-run_dir = "{directory}/run"
+_SETTLED = 0.7  # seconds without work after which an agent is up and idle
+_IDLE_SHARE = 0.1  # of a processor
 
-[queue]
-url = "sqlite:///{directory}/queue.sqlite3"
-
-[log]
-format = "json"
-file = "{directory}/log"
-
-[relay]
-host = "[127.0.0.1]:{port}"
-"""
+_TROUBLE = frozenset({"deferred", "bounced", "expired", "failed", "in_doubt"})
+_DEFAULTS = {"hostname": "agent.bench.test", "log.format": "json"}
 
 
 class Bench:
-    """A configuration and an empty queue in a directory of their own."""
+    """A configuration in a directory of its own, and its queue there unless ``queue.url`` says else.
 
-    def __init__(self, directory: Path, sink: Sink) -> None:
+    Mail goes to the sink as a smart host unless ``relay`` is false; ``settings`` are written as
+    ``section.key``. ``routes`` lead domains elsewhere: pairs of a pattern and a next hop.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        sink: Sink,
+        settings: Mapping[str, Any] | None = None,
+        *,
+        relay: bool = True,
+        routes: Sequence[tuple[str, str]] = (),
+    ) -> None:
         self.directory = directory
         self.sink = sink
         self.config = directory / "bench.toml"
-        (directory / "run").mkdir()
-        text = _CONFIGURATION.format(directory=directory, port=sink.port)
-        self.config.write_text(text, encoding="utf-8")
+        self.socket = directory / "run" / "deliveryagent.sock"
+        (directory / "run").mkdir(parents=True)
+        chosen: dict[str, Any] = {
+            **_DEFAULTS,
+            "run_dir": f"{directory}/run",
+            "queue.url": f"sqlite:///{directory}/queue.sqlite3",
+            "log.file": f"{directory}/log",
+            **({"relay.host": f"[127.0.0.1]:{sink.port}"} if relay else {}),
+            **(settings or {}),
+        }
+        lines = [f"{name} = {json.dumps(value)}\n" for name, value in chosen.items()]
+        lines += [f'[[route]]\nmatch = ["{match}"]\nnexthop = "{hop}"\n' for match, hop in routes]
+        self.config.write_text("".join(lines), encoding="utf-8")
 
-    def fill(self, messages: int, size: int) -> float:
+    def fill(self, messages: int, size: int, *, domains: int = 1) -> float:
         """Enqueue through the bulk client; messages per second."""
+        return self.hand_over(letters(messages, size, domains=domains), messages)
+
+    def hand_over(self, mail: Iterable[Letter], messages: int) -> float:
+        """Enqueue these through the bulk client; messages per second."""
         started = time.monotonic()
         with Client(config=str(self.config)) as client:
-            client.enqueue_many(_letters(messages, size))
+            taken = client.enqueue_many(mail)
+        if len(set(taken)) != messages:
+            raise Failure(f"{len(set(taken))} queue ids for {messages} messages")
         return messages / (time.monotonic() - started)
 
+    def command(self, *words: str) -> list[str]:
+        """How to call ``dagent`` with this configuration."""
+        script = Path(sys.executable).with_name("dagent")
+        program = [str(script)] if script.exists() else [sys.executable, "-m", "deliveryagent"]
+        return [*program, "-c", str(self.config), *words]
+
+    def run(self, *words: str) -> str:
+        """What a command prints. Raises ``Failure`` when its exit status is not 0."""
+        done = subprocess.run(
+            self.command(*words), capture_output=True, text=True, check=False, timeout=PATIENCE
+        )
+        if done.returncode:
+            raise Failure(f"dagent {' '.join(words)}: {done.stderr.strip()}")
+        return done.stdout
+
     def serve(self, *options: str) -> subprocess.Popen[bytes]:
-        """Start the agent."""
+        """Start the agent; what it says goes to a file."""
         command = [sys.executable, "-m", "deliveryagent", "-c", str(self.config), "serve", *options]
-        return subprocess.Popen(command)
+        with (self.directory / "said").open("ab") as said:
+            return subprocess.Popen(command, start_new_session=True, stderr=said)
+
+    def ended_well(self, status: int) -> None:
+        """Raise ``Failure`` with the agent's last words unless this exit status is 0."""
+        if status:
+            words = (self.directory / "said").read_text(encoding="utf-8", errors="replace")
+            raise Failure(f"the agent ended with exit status {status}: {words.strip()[-400:]}")
+
+    @contextlib.contextmanager
+    def service(self) -> Iterator[subprocess.Popen[bytes]]:
+        """A running agent that answers; it is told to stop at the end and must exit with 0."""
+        process = self.serve()
+        try:
+            self.ready(process)
+            yield process
+            process.terminate()
+            self.ended_well(process.wait(PATIENCE))
+        finally:
+            end(process)
+
+    def ready(self, process: subprocess.Popen[bytes]) -> None:
+        """Wait until it answers on its socket."""
+        wait_for(lambda: self.socket.exists() or process.poll() is not None, "the agent's start")
+        self.ended_well(process.poll() or 0)
 
     def complaints(self, messages: int) -> list[str]:
         """What speaks against every message having been delivered exactly once."""
-        delivered: Counter[tuple[str, str]] = Counter()
-        others: Counter[str] = Counter()
-        with (self.directory / "log").open(encoding="utf-8") as log:
-            for record in map(json.loads, log):
-                if record["event"] == "delivered":
-                    delivered[record["id"], record["recipient"]] += 1
-                elif record["event"] in {"deferred", "bounced", "expired", "failed"}:
-                    others[record["event"]] += 1
-        found = [f"{count} events {event}" for event, count in others.items()]
-        if len(delivered) != messages or delivered.total() != messages:
-            found.append(f"{delivered.total()} deliveries of {len(delivered)} recipients logged")
-        if self.sink.count != messages:
-            found.append(f"{self.sink.count} messages at the sink")
-        return found
+        return complaints([self], messages)
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """The event log."""
+        path = self.directory / "log"
+        if path.exists():
+            with path.open(encoding="utf-8") as log:
+                yield from map(json.loads, log)
 
 
-def drain(*, messages: int, size: int, sink: Sink) -> dict[str, float]:
-    """Fill, then drain until idle; raises ``RuntimeError`` unless all was delivered exactly once."""
-    with tempfile.TemporaryDirectory(prefix="bench-agent-") as name:
-        bench = Bench(Path(name), sink)
-        fill_rate = bench.fill(messages, size)
-        sink.reset()
-        started = time.monotonic()
-        process = bench.serve("--until-idle")
+def complaints(agents: Sequence[Bench], messages: int) -> list[str]:
+    """What speaks against these agents having delivered every message exactly once, together."""
+    delivered: Counter[tuple[str, str]] = Counter()
+    others: Counter[str] = Counter()
+    for record in (record for one in agents for record in one.events()):
+        if record["event"] == "delivered":
+            delivered[record["id"], record["recipient"]] += 1
+        elif record["event"] in _TROUBLE:
+            others[record["event"]] += 1
+    found = [f"{count} events {event}" for event, count in others.items()]
+    if len(delivered) != messages or delivered.total() != messages:
+        found.append(f"{delivered.total()} deliveries of {len(delivered)} recipients logged")
+    if agents[0].sink.count != messages:
+        found.append(f"{agents[0].sink.count} messages at the sink")
+    return found
+
+
+def drain(bench: Bench, messages: int, *, startup_cpu: float) -> Figures:
+    """Drain a filled queue until idle; raises ``Failure`` unless all was delivered exactly once.
+
+    The rate counts from the first message at the sink to the last. ``startup_cpu`` (``start_cost``)
+    is left out of ``cpu`` and ``per_cpu``, as the start of a peer that already runs is.
+    """
+    sink = bench.sink
+    sink.reset()
+    started = time.monotonic()
+    process = bench.serve("--until-idle")
+    try:
         with Meter(process.pid) as meter:
             _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-        found = bench.complaints(messages)
-        if process.returncode or found:
-            raise RuntimeError(f"exit status {process.returncode}; {'; '.join(found)}")
-        workers = meter.tree.of_others()
-        return {
-            "fill_rate": fill_rate,
-            "startup": sink.first - started,
-            "drain_rate": messages / (sink.last - sink.first),
-            "drain_cpu": usage.ru_utime + usage.ru_stime,
-            "manager_cpu": meter.tree.of_root().cpu,
-            "worker_cpu": sum(worker.cpu for worker in workers),
-            "manager_peak_mib": meter.tree.of_root().peak,
-            "worker_peak_mib": max((worker.peak for worker in workers), default=0.0),
-        }
+    finally:
+        end(process)
+    bench.ended_well(process.returncode)
+    found = bench.complaints(messages)
+    if found:
+        raise Failure("; ".join(found))
+    total = usage.ru_utime + usage.ru_stime
+    workers = meter.tree.of_others()
+    return {
+        "rate": messages / (sink.last - sink.first),
+        "per_cpu": messages / (total - startup_cpu),
+        "cpu": (total - startup_cpu) / messages * 1e6,
+        "cpu_all": total / messages * 1e6,
+        "cpu_manager": meter.tree.of_root().cpu / messages * 1e6,
+        "cpu_workers": sum(worker.cpu for worker in workers) / messages * 1e6,
+        "startup": sink.first - started,
+        "startup_cpu": startup_cpu,
+        "manager_peak": meter.tree.of_root().peak,
+        "worker_peak": max((worker.peak for worker in workers), default=0.0),
+        "memory": meter.tree.memory,
+    }
 
 
-def take_and_deliver(*, messages: int, size: int, sink: Sink) -> dict[str, float]:
-    """Hand over through the running service's socket while it delivers."""
-    with tempfile.TemporaryDirectory(prefix="bench-agent-") as name:
-        bench = Bench(Path(name), sink)
-        process = bench.serve()
-        try:
-            _wait_for(bench.directory / "run" / "deliveryagent.sock", process)
-            sink.reset()
-            started = time.monotonic()
-            bench.fill(messages, size)
-            if not sink.wait(messages, _PATIENCE):
-                raise RuntimeError(f"only {sink.count} of {messages} messages arrived")
-            rate = messages / (sink.last - started)
-        finally:
-            process.terminate()
-            process.wait()
-        found = bench.complaints(messages)
-        if process.returncode or found:
-            raise RuntimeError(f"exit status {process.returncode}; {'; '.join(found)}")
-        return {"take_rate": rate}
-
-
-def _letters(messages: int, size: int) -> Iterator[tuple[str, list[str], bytes]]:
-    for number in range(messages):
-        yield SENDER, [f"r{number}@rcpt.test"], content(number, size)
-
-
-def content(number: int, size: int) -> bytes:
-    """A message of exactly this many octets."""
-    head = (
-        f"From: {SENDER}\r\nTo: r{number}@rcpt.test\r\nSubject: message {number}\r\n"
-        f"Date: Mon, 01 Jan 2024 00:00:00 +0000\r\nMessage-ID: <{number}@bench.test>\r\n\r\n"
-    ).encode()
-    lines = (b"x" * 70 + b"\r\n") * (size // 72 + 1)
-    return head + lines[: size - len(head) - 2].rstrip(b"\r\n") + b"\r\n"
-
-
-def _wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(500):
-        if path.exists():
-            return
-        if process.poll() is not None:
-            break
-        time.sleep(0.02)
-    raise RuntimeError("the agent did not start")
+def start_cost(bench: Bench) -> float:
+    """Seconds of processor time an agent uses until it is up and idle, on an empty queue."""
+    bench.run("db", "migrate")
+    with bench.service() as process:
+        tree = Tree((process.pid,))
+        tree.look()
+        before, since = tree.cpu, time.monotonic()
+        while time.monotonic() - since < _SETTLED:
+            time.sleep(0.05)
+            tree.look()
+            if tree.cpu > before + _IDLE_SHARE * (time.monotonic() - since):
+                before, since = tree.cpu, time.monotonic()
+        return tree.cpu

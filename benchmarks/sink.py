@@ -1,56 +1,77 @@
-"""Where the mail of a measurement goes: Postfix's smtp-sink, else the lab's receiving host in a
-process.
+"""Where the mail of a measurement goes: Postfix's smtp-sink, else our own receiver in a process.
 
-Both write a running count to a file; ``Sink`` follows it and knows when the first and the last
-message came. Run as a program (``python -m benchmarks.sink PORT``) this is the second kind.
+Both write a running count to a file; ``Sink`` follows it and knows when each message came. Our own
+is also used where more is asked of a sink than counting (``record``, ``certificate``).
 """
 
-import asyncio
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import threading
 import time
+from bisect import bisect_left
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from deliveryagent.lab.receiver import Receiver
-from deliveryagent.lab.session import HostSettings
+from benchmarks.programs import Failure, end, free_port, wait_for_port
+from benchmarks.receiver import read_record
 
 _COUNT = re.compile(rb"mesg=([0-9]+)")
 _LOOK = 0.002
+_SESSIONS = 8192
+_BACKLOG = 4096
 
 
 class Sink:
-    """A running sink, a context manager; ``name`` says which kind it is."""
+    """A running sink, a context manager; ``name`` says which kind it is.
 
-    def __init__(self, directory: Path) -> None:
-        self.port = free_port()
-        self.first = 0.0
-        self.last = 0.0
+    ``address`` 0.0.0.0 serves every address of loopback. Times are of the monotonic clock.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        address: str = "127.0.0.1",
+        port: int = 0,
+        record: bool = False,
+        certificate: Path | None = None,
+        own: bool = False,
+    ) -> None:
+        self.port = port or free_port()
         self.count = 0
         self._total = 0
         self._before = 0
+        self._moments: list[float] = []
+        self._counts: list[int] = []
         self._file = directory / f"sink-{self.port}"
-        program = shutil.which("smtp-sink")
-        self.name = "smtp-sink" if program else "lab receiver"
+        self._record = directory / f"record-{self.port}" if record else None
+        self._skipped = 0
+        program = None if own or record or certificate else shutil.which("smtp-sink")
+        self.name = "smtp-sink" if program else "own receiver (Python, uvloop)"
+        where = f"{address}:{self.port}"
         if program is not None:
             user = ["-u", "nobody"] if os.geteuid() == 0 else []
-            self._command = [program, *user, "-c", f"127.0.0.1:{self.port}", "1024"]
+            self._command = [program, *user, "-c", "-m", str(_SESSIONS), where, str(_BACKLOG)]
         else:
-            self._command = [sys.executable, "-m", "benchmarks.sink", str(self.port)]
+            self._command = [sys.executable, "-m", "benchmarks.receiver", "--listen", where]
+            self._command += ["--record", str(self._record)] if self._record else []
+            self._command += ["--certificate", str(certificate)] if certificate else []
         self._process: subprocess.Popen[bytes] | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
     def __enter__(self) -> Self:
         with self._file.open("wb") as file:
-            self._process = subprocess.Popen(self._command, stdout=file)
-        wait_for_port(self.port)
+            self._process = subprocess.Popen(self._command, stdout=file, start_new_session=True)
+        try:
+            wait_for_port(self.port)
+        except BaseException:
+            end(self._process)
+            raise
         self._thread.start()
         return self
 
@@ -63,14 +84,35 @@ class Sink:
         self._stop.set()
         self._thread.join()
         if self._process is not None:
-            self._process.terminate()
-            self._process.wait()
+            end(self._process)
+
+    @property
+    def first(self) -> float:
+        """When the first message was seen, 0 before."""
+        return self._moments[0] if self._moments else 0.0
+
+    @property
+    def last(self) -> float:
+        """When the latest message was seen, 0 before."""
+        return self._moments[-1] if self._moments else 0.0
+
+    def when(self, count: int) -> float:
+        """When so many messages had come. Raises ``Failure`` if they have not."""
+        place = bisect_left(self._counts, count)
+        if place == len(self._counts):
+            raise Failure(f"only {self.count} of {count} messages arrived")
+        return self._moments[place]
 
     def reset(self) -> None:
         """Count from here on."""
         self._look()
         self._before = self._total
-        self.count, self.first, self.last = 0, 0.0, 0.0
+        self.count, self._moments, self._counts = 0, [], []
+        self._skipped = len(self._recorded())
+
+    def records(self) -> list[tuple[float, str]]:
+        """Moments and recipients since ``reset``, of a sink that records."""
+        return self._recorded()[self._skipped :]
 
     def wait(self, count: int, limit: float) -> bool:
         """Wait until so many messages came; false when ``limit`` seconds passed without a new one."""
@@ -83,6 +125,9 @@ class Sink:
                 return False
         return True
 
+    def _recorded(self) -> list[tuple[float, str]]:
+        return read_record(self._record) if self._record else []
+
     def _follow(self) -> None:
         while not self._stop.wait(_LOOK):
             self._look()
@@ -94,53 +139,7 @@ class Sink:
         total = int(counts[-1]) if counts else 0
         if total == self._total:
             return
-        self._total, self.count = total, total - self._before
-        self.last = time.monotonic()
-        self.first = self.first or self.last
-
-
-def free_port() -> int:
-    """A port nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def wait_for_port(port: int, limit: float = 10.0) -> None:
-    """Wait until somebody listens; raises ``RuntimeError`` after ``limit`` seconds."""
-    until = time.monotonic() + limit
-    while time.monotonic() < until:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.02)
-    raise RuntimeError(f"nobody listens on port {port}")
-
-
-def load(port: int, *, messages: int, size: int) -> float | None:
-    """Messages per second of smtp-source with 20 sessions kept open; None where it is missing."""
-    program = shutil.which("smtp-source")
-    if program is None:
-        return None
-    command = [program, "-d", "-s", "20", "-m", str(messages), "-l", str(size)]
-    command += ["-f", "sender@bench.test", "-t", "recipient@bench.test", f"127.0.0.1:{port}"]
-    started = time.monotonic()
-    subprocess.run(command, check=True, timeout=900)
-    return messages / (time.monotonic() - started)
-
-
-async def _serve(port: int) -> None:
-    async with Receiver(HostSettings(name="sink.bench.test"), port=port) as receiver:
-        seen = -1
-        while True:
-            if receiver.house.messages != seen:
-                seen = receiver.house.messages
-                os.write(1, b"mesg=%d\r" % seen)
-            await asyncio.sleep(0.002)
-
-
-if __name__ == "__main__":
-    import uvloop
-
-    uvloop.run(_serve(int(sys.argv[1])))
+        self._total = total
+        self._moments.append(time.monotonic())
+        self._counts.append(total - self._before)
+        self.count = total - self._before

@@ -1,20 +1,28 @@
 """deliveryagent: a Postfix-like agent for outbound mail.
 
-``from deliveryagent import Client`` hands over mail from Python; it is loaded when it is asked for.
+``from deliveryagent import Client`` hands over mail from Python, ``from deliveryagent import enqueue`` inside
+an SQL transaction of the application's own; each is loaded when it is asked for.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
+TYPE_CHECKING = False  # importing typing would double the time every command takes to start
 if TYPE_CHECKING:
+    from typing import Any
+
     from deliveryagent.client import Client, EnqueueError
+    from deliveryagent.outbox import enqueue
 
 __version__ = "0.1.0"
 
-__all__ = ["Client", "EnqueueError", "__version__"]
+__all__ = ["Client", "EnqueueError", "__version__", "enqueue"]
+
+_HOMES = {"Client": "client", "EnqueueError": "client", "enqueue": "outbox"}
 
 
 def __getattr__(name: str) -> Any:
-    if name in {"Client", "EnqueueError"}:
-        return getattr(import_module("deliveryagent.client"), name)
+    if name in _HOMES:
+        from importlib import import_module  # noqa: PLC0415 - likewise
+
+        return getattr(import_module(f"deliveryagent.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

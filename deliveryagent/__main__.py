@@ -5,9 +5,14 @@ import sys
 
 def main() -> None:
     """Run the command line of this process and exit with its status."""
-    from deliveryagent.cli import run
+    from deliveryagent.cli.quick import quick
 
-    sys.exit(run())
+    status = quick(sys.argv[1:])
+    if status is None:
+        from deliveryagent.cli import run
+
+        status = run()
+    sys.exit(status)
 
 
 if __name__ == "__main__":

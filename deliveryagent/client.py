@@ -13,23 +13,28 @@ hold. Guarantees: a call that returns has its message on stable storage; a call 
 message is never taken twice because a connection broke, since every message carries a key (its own
 or one drawn here) by which the queue knows it again. Not for use by several threads at once.
 
-Never imports SQLAlchemy or asyncio while a service runs.
+Never imports SQLAlchemy or asyncio while a service runs, and for one message next to nothing.
 """
+
+from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from deliveryagent.intake.link import Link, LostError
-from deliveryagent.intake.outgoing import ANSWER_TIME, Batch, Readable, Wishes
+from deliveryagent.intake.outgoing import ANSWER_TIME, Outgoing, outgoing
 from deliveryagent.protocol.local import ExitCode, ServiceError, encode_line, error_of
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
     from email.message import Message
+    from typing import Any, Self, Unpack
 
     from deliveryagent.config.problems import ConfigError
+    from deliveryagent.intake.batch import Batch
     from deliveryagent.intake.direct import DirectQueue
+    from deliveryagent.intake.wishes import Readable, Wishes
 
 __all__ = ["Client", "EnqueueError", "ServiceError", "Wishes"]
 
@@ -72,6 +77,7 @@ class Client:
         self._socket = os.fspath(socket) if socket is not None else None
         self._patience = patience
         self._link: Link | None = None
+        self._in_doubt = False  # the last message was sent and lost its answer
 
     def __enter__(self) -> Self:
         return self
@@ -89,7 +95,7 @@ class Client:
         self,
         sender: str | None,
         recipients: str | Iterable[str],
-        content: "bytes | bytearray | memoryview | Message[Any, Any] | Readable",
+        content: bytes | bytearray | memoryview | Message[Any, Any] | Readable,
         **wishes: Unpack[Wishes],
     ) -> str:
         """Hand over one message; returns its queue id once it is on stable storage.
@@ -98,7 +104,16 @@ class Client:
         address. ``content`` is octets, an object of the ``email`` package or a binary file.
         Raises :class:`EnqueueError`.
         """
-        return self.enqueue_many([(sender, recipients, content, wishes)])[0]
+        try:
+            message = outgoing(sender, recipients, content, wishes)
+            answer = self._at_once(message)
+        except ServiceError as error:
+            raise _not_taken(error, (None,)) from None
+        if answer is not None:
+            return answer
+        from deliveryagent.intake.batch import Batch
+
+        return self._all_of(Batch((), begun=message, in_doubt=self._in_doubt))[0]
 
     def enqueue_many(self, items: Iterable[Sequence[Any]]) -> list[str]:
         """Hand over many messages in few commits; returns their queue ids in order.
@@ -107,17 +122,18 @@ class Client:
         with a dictionary of what ``enqueue`` takes by name. Raises :class:`EnqueueError` when one
         is not taken; its ``accepted`` tells what became of those that were sent.
         """
-        batch = Batch(items)
+        from deliveryagent.intake.batch import Batch
+
+        return self._all_of(Batch(items))
+
+    def _all_of(self, batch: Batch) -> list[str]:
         try:
             self._hand_over(batch)
         except BaseException:
             self.close()  # answers may still be on their way
             raise
         if batch.failure is not None:
-            failure = batch.failure
-            error = EnqueueError(failure.code, failure.text, failure.hint)
-            error.accepted = tuple(batch.ids)
-            raise error
+            raise _not_taken(batch.failure, tuple(batch.ids))
         return [queue_id for queue_id in batch.ids if queue_id is not None]
 
     def wait(self, queue_id: str, timeout: float = 30.0) -> dict[str, Any]:
@@ -159,6 +175,49 @@ class Client:
             raise error
         return answer
 
+    def _at_once(self, message: Outgoing) -> str | None:
+        """The id of a message that a service took at the first try.
+
+        None when there is none, or it went away: then it takes patience. Raises its refusal.
+        """
+        self._in_doubt = False
+        link = self._link_at_hand()
+        if link is None:
+            return None
+        try:
+            link.put(message.line, message.pieces())
+            answer = link.answer(ANSWER_TIME)
+        except LostError:
+            self._in_doubt = True
+            self.close()
+            return None
+        except BaseException:
+            self.close()
+            raise
+        if (error := error_of(answer)) is not None:
+            raise error
+        return str(answer.get("id"))
+
+    def _link_at_hand(self) -> Link | None:
+        """A connection that is there, or can be had without waiting or much reading."""
+        if self._link is not None:
+            if not self._link.stale:
+                return self._link
+            self.close()
+        path = self._socket
+        if path is None:
+            from deliveryagent.config.location import glimpse
+
+            location = glimpse(self._config, self._overrides)
+            if location is None:
+                return None
+            path = location.socket
+        try:
+            self._link = Link(path, ANSWER_TIME)
+        except OSError:
+            return None
+        return self._link
+
     def _hand_over(self, batch: Batch) -> None:
         """Send everything, over as many connections as it takes."""
         deadline, answered = time.monotonic() + self._patience, -1
@@ -182,7 +241,7 @@ class Client:
             except ServiceError as error:
                 batch.give_up(error)
 
-    def _way(self, deadline: float) -> "Link | DirectQueue":
+    def _way(self, deadline: float) -> Link | DirectQueue:
         """The service, waited for while it may be restarting, or else the queue, locked."""
         if self._link is not None:
             if not self._link.stale:
@@ -222,7 +281,7 @@ class Client:
             raise _bad_configuration(error) from None
         return location.socket, location.queue_url
 
-    def _open_queue(self, url: str) -> "DirectQueue | None":
+    def _open_queue(self, url: str) -> DirectQueue | None:
         """The queue itself; None when a service has it, or this user may not write it."""
         if not _seems_free(url):
             return None
@@ -264,6 +323,20 @@ def _seems_free(url: str) -> bool:
     return not (holder.isdigit() and os.path.exists(f"/proc/{int(holder)}"))
 
 
-def _bad_configuration(error: "ConfigError") -> ServiceError:
+def _not_taken(reason: ServiceError, accepted: tuple[str | None, ...]) -> EnqueueError:
+    error = EnqueueError(reason.code, reason.text, reason.hint)
+    error.accepted = accepted
+    return error
+
+
+def _bad_configuration(error: ConfigError) -> ServiceError:
     text = "; ".join(str(problem) for problem in error.problems)
     return ServiceError(ExitCode.BAD_CONFIGURATION, text, "dagent config check")
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Wishes":
+        from deliveryagent.intake.wishes import Wishes
+
+        return Wishes
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

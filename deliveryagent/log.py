@@ -64,6 +64,8 @@ class Delays(msgspec.Struct, frozen=True, gc=False):
 class Attempt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One attempt for one recipient; ``now`` is its end, ``next_attempt`` the next due time if any.
 
+    ``now`` stands first, and is replaced by the time as people read it where lines are made of the rest.
+
     Times are seconds since the epoch; ``delay`` is seconds since arrival. ``reply`` is the text of
     the answer without its codes; ``code`` is 0 when no peer answered. ``uses`` counts the
     transactions of the session.
@@ -94,19 +96,20 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 Value = str | int | float | bool
 
 _PRIORITIES = {
-    "delivered": 6,
-    "queued": 6,
-    "removed": 6,
-    "released": 6,
-    "dsn": 6,
-    "dialogue": 7,
-    "worker_died": 3,
-    "store_failed": 3,
-    "corrupt": 3,
-    "log_dropped": 4,
-    "protocol": 4,
-    "expired": 4,
+    "delivered": b"<6>",
+    "queued": b"<6>",
+    "removed": b"<6>",
+    "released": b"<6>",
+    "dsn": b"<6>",
+    "dialogue": b"<7>",
+    "worker_died": b"<3>",
+    "store_failed": b"<3>",
+    "corrupt": b"<3>",
+    "log_dropped": b"<4>",
+    "protocol": b"<4>",
+    "expired": b"<4>",
 }
+_LENIENT = ("utf-8", "backslashreplace")
 _json = msgspec.json.Encoder()
 
 
@@ -127,25 +130,28 @@ class EventLog:
         self._hostname = hostname
         self._target = Target(settings.file)
         self._journal = not settings.file and in_journal(_STDERR, environ)
-        self._second = -1
+        self._moment = -1.0
         self._stamp = ""
 
     def write(self, attempts: Iterable[Attempt]) -> None:
         """Log attempts; a whole batch leaves in one write."""
-        match self._settings.format:
-            case "json":
-                form = self._json_attempt
-            case "postfix":
-                form = self._postfix_attempt
-            case _:
-                form = self._text_attempt
-        batch = list(attempts)
-        if batch:
-            self._send([(attempt.event, form(attempt)) for attempt in batch], batch[-1].now)
+        style = self._settings.format
+        if style == "json":
+            lines = self._json_attempts(attempts)
+        else:
+            form = self._postfix_attempt if style == "postfix" else self._text_attempt
+            lines = [(a.event, form(a).encode(*_LENIENT)) for a in attempts]
+        if lines:
+            self._send(lines, self._clock())
 
     def event(self, kind: str, fields: Mapping[str, Value], *, now: float) -> None:
         """Log something else: ``queued``, ``removed``, ``held``, ``dsn``, ``connect_failed``, …"""
-        self._send([(kind, self._event_line(kind, fields, now))], now)
+        self.events(kind, (fields,), now=now)
+
+    def events(self, kind: str, several: Iterable[Mapping[str, Value]], *, now: float) -> None:
+        """Log many of a kind; they leave in one write."""
+        lines = [self._event_line(kind, one, now).encode(*_LENIENT) for one in several]
+        self._send([(kind, line) for line in lines], now)
 
     @property
     def dropped(self) -> int:
@@ -170,13 +176,11 @@ class EventLog:
         """Write what waits, as far as that needs no waiting, and close the file."""
         self._target.close()
 
-    def _send(self, lines: Sequence[tuple[str, str]], now: float) -> None:
-        if self._journal:
-            octets = [f"<{_PRIORITIES.get(kind, 5)}>{line}\n" for kind, line in lines]
-        else:
-            octets = [f"{line}\n" for _, line in lines]
+    def _send(self, lines: Sequence[tuple[str, bytes]], now: float) -> None:
+        heads = _PRIORITIES if self._journal else {}
+        usual = b"<5>" if self._journal else b""
         target = self._target
-        target.write([text.encode("utf-8", "backslashreplace") for text in octets])
+        target.write([b"%b%b\n" % (heads.get(kind, usual), line) for kind, line in lines])
         if target.dropped and not target.pending:
             dropped, target.dropped = target.dropped, 0
             self.event("log_dropped", {"lines": dropped}, now=now)
@@ -185,11 +189,11 @@ class EventLog:
 
     def _time(self, now: float) -> str:
         """RFC 3339 with milliseconds."""
-        second = int(now)
-        if second != self._second:
-            self._second = second
-            self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        return f"{self._stamp}.{int((now - second) * 1000):03d}Z"
+        if now != self._moment:
+            second = int(now)
+            whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+            self._moment, self._stamp = now, f"{whole}.{int((now - second) * 1000):03d}Z"
+        return self._stamp
 
     def _event_line(self, kind: str, fields: Mapping[str, Value], now: float) -> str:
         match self._settings.format:
@@ -204,9 +208,13 @@ class EventLog:
     def _prefix(self, now: float) -> str:
         return "" if self._journal else f"{self._time(now)} "
 
-    def _json_attempt(self, a: Attempt) -> str:
-        fields = {name: getattr(a, name) for name in _ATTEMPT_FIELDS}
-        return _json.encode({"ts": self._time(a.now), **fields}).decode()
+    def _json_attempts(self, attempts: Iterable[Attempt]) -> list[tuple[str, bytes]]:
+        lines = []
+        for a in attempts:
+            line = _json.encode(a)  # it begins with "now", a number
+            stamp = self._time(a.now).encode()
+            lines.append((a.event, b'{"ts":"%b"%b' % (stamp, line[line.index(b",") :])))
+        return lines
 
     def _text_attempt(self, a: Attempt) -> str:
         where = f"{_quote(a.host)}[{a.ip}]:{a.port}" if a.host else "-"
@@ -252,7 +260,6 @@ class EventLog:
         return f"{stamp} {self._hostname} postfix/{daemon}[{os.getpid()}]: {body}"
 
 
-_ATTEMPT_FIELDS = [name for name in Attempt.__struct_fields__ if name != "now"]
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _POSTFIX_STATUS = {"delivered": "sent", "bounced": "bounced"}
 _REPORT_NAMES = {"failure": "non-delivery", "delay": "delay", "success": "delivery status"}
@@ -309,7 +316,7 @@ def _quote(value: Value) -> str:
     if text.isalnum() and text.isascii():
         return text
     text = plain(text)
-    if text and not any(c in text for c in ' "=\\'):
+    if text and not (" " in text or '"' in text or "=" in text or "\\" in text):
         return text
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 

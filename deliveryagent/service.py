@@ -1,53 +1,53 @@
 """The composition root: builds an agent from its configuration, runs it, and ends it.
 
-``serve`` is what ``dagent serve`` does. Order of the start: lock, schema, what dead processes left behind,
-workers, socket, readiness. Order of the end: no more claims, running deliveries, their outcomes, custody,
-lease, lock. Guarantees: a second agent on the same SQLite queue does not start; a configuration that is bad
-at a reload changes nothing. This is the one place, besides the command line, that reads the clock.
+``serve`` is what ``dagent serve`` does. Order of the start: lock, schema, lease, what dead processes left
+behind, workers, socket, readiness. Order of the end: no more claims, running deliveries, their outcomes,
+custody, lease, lock. An agent that lost its lease ends at once and begins anew as another one, which first
+reads the journals of the old. Guarantees: a second agent on the same SQLite queue does not start; a
+configuration that is bad at a reload changes nothing. This is the one place, besides the command line, that
+reads the clock.
 """
 
 import asyncio
 import contextlib
+import gc
 import os
 import random
 import signal
-import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
 from deliveryagent import __version__
-from deliveryagent.agent import recovery
 from deliveryagent.agent.control import Control
 from deliveryagent.agent.crew import Crew
+from deliveryagent.agent.entrance import Entrance
+from deliveryagent.agent.home import Home, journals_of
 from deliveryagent.agent.manager import Manager
-from deliveryagent.agent.readiness import Readiness, inherited_sockets
+from deliveryagent.agent.membership import Membership
+from deliveryagent.agent.readiness import Readiness, inherited_copy
 from deliveryagent.agent.reporting import Reporting
 from deliveryagent.agent.schedule import Schedule
-from deliveryagent.agent.upkeep import LEASE, Upkeep
+from deliveryagent.agent.upkeep import Upkeep
 from deliveryagent.config import Config, ConfigError, parts
-from deliveryagent.config.location import SOCKET_NAME, queue_file
+from deliveryagent.config.location import SOCKET_NAME
 from deliveryagent.intake.admission import Admission, Peer
 from deliveryagent.intake.local_socket import LocalSocket
 from deliveryagent.intake.queue_door import QueueDoor
 from deliveryagent.intake.session import OpenOrder
 from deliveryagent.log import EventLog
 from deliveryagent.mail.envelope import format_queue_id, new_queue_id
-from deliveryagent.queue import leases, reports, sites, submissions
-from deliveryagent.queue.engine import open_writer
+from deliveryagent.queue import inflow, leases, reports, sites, submissions
 from deliveryagent.queue.ids import QueueIds
-from deliveryagent.queue.lock import LockHeld, QueueLock
 from deliveryagent.queue.submissions import Submission
-from deliveryagent.queue.thread import Database
-from deliveryagent.queue.upgrade import ensure
+from deliveryagent.queue.thread import Database, StoreUnavailable
 
 try:  # a dependency on Linux, where it doubles what a worker can carry
     from uvloop import new_event_loop
 except ImportError:
     from asyncio import new_event_loop  # type: ignore[assignment] # called the same way
 
-_LOCK_TIME = 3.0  # seconds to wait for a queue that another process writes to
 _RECORD_TIME = 30.0  # seconds the last outcomes may take to be recorded when the service ends
 
 
@@ -65,52 +65,58 @@ class Service:
         self._manager: Manager | None = None
         self._crew: Crew | None = None
         self._ids: QueueIds | None = None
-        self._signals = 0
+        self._note_terms: Callable[[], asyncio.Future[None]] | None = None
+        self._membership: Membership | None = None  # where other agents may work too
+        self._tasks: list[asyncio.Task[None]] = []
+        self.signals = 0  # that told us to stop
+        self.fenced = False  # others took over what was ours
 
     async def run(self, *, until_idle: bool) -> int:
         """Serve until told to stop, or until nothing is runnable; returns the exit status."""
         async with contextlib.AsyncExitStack() as stack:
-            database, identity = self._open_store(stack)
-            agent = await self._register(database)
-            ids = QueueIds(
-                last=await database.submit(submissions.newest, None), clock=time.time, rng=self._rng
+            agent = new_queue_id(time.time(), self._rng.getrandbits(12))
+            entrance = Entrance(
+                stack,
+                self.config.queue.url,
+                journals=journals_of(self.config.queue.url, self.config.run_dir),
+                agent=agent,
+                lease=self.config.queue.lease_time,
+                now=time.time(),
+                version=__version__,
             )
-            self._ids = ids
+            identity, home = entrance.identity, entrance.home
+            database = entrance.database(on_state=self._store_state, on_fenced=self._lose_lease)
+            ids = await self._prepare(database)
             manager = self._manager = self._build_manager(database, agent, identity)
-            owing = await self._recover(database, identity)
-            crew = self._crew = manager.crew = Crew(
-                manager,
-                count=self.config.delivery.workers or os.cpu_count() or 1,
-                settings=lambda: parts.worker_settings(self.config, identity),
-                journals=self._journals(),
+            stack.push_async_callback(self._end_tasks)
+            membership = self._membership = await entrance.join(
+                database, manager, clock=time.time, deaf=self._deaf
             )
-            crew.start()
+            if membership is not None:
+                self._begin(membership.run())
+            owing = await self._recover(database, home, identity)
+            home.move_in(agent)
+            crew = self._start_crew(manager, home, identity)
             for queue_id in owing:
                 manager.recorder.reporting.report(queue_id)
-            upkeep = Upkeep(
-                database=database,
-                manager=manager,
-                agent=agent,
-                retention=self.config.queue.history_retention,
-                clock=time.time,
-            )
-            door = await self._open_door(database, manager, ids)
+            door = await self._open_door(database, manager, ids, agent)
             self._watch_signals()
-            wheels = [manager.run(), upkeep.run(), self._feed_watchdog(manager)]
+            self._begin(manager.run())
+            self._begin(self._upkeep(database, manager, agent).run())
+            self._begin(self._feed_watchdog(manager))
             if until_idle:
-                wheels.append(self._stop_when_idle(manager))
-            tasks = [asyncio.create_task(self._guard(wheel)) for wheel in wheels]
+                self._begin(self._stop_when_idle(manager))
+            _spare_collector()
             self._readiness.ready("accepting and delivering")
             self._log.event(
                 "started", {"pid": os.getpid(), "version": __version__}, now=time.time()
             )
             await self.stop.wait()
             await self._finish(manager, crew, door)
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await manager.leave()
-            await database.submit(leases.retire, agent)
+            await self._end_tasks()
+            if not self.fenced:
+                await self._leave(database, manager, agent)
+                home.move_out()
             await database.close(_RECORD_TIME)
         self._log.event("stopped", {"status": self.status}, now=time.time())
         self._log.close()
@@ -118,35 +124,18 @@ class Service:
 
     # -- the start ---
 
-    def _open_store(self, stack: contextlib.AsyncExitStack) -> tuple[Database, bytes]:
-        url = self.config.queue.url
-        file = queue_file(url)
-        if file is not None:
-            stack.enter_context(_locked(Path(file)))
-        engine = open_writer(url)
-        stack.callback(engine.dispose)
-        identity = ensure(engine)
-        self._journals().mkdir(mode=0o700, parents=True, exist_ok=True)
-        return Database(engine, on_state=self._store_state), identity
-
-    def _journals(self) -> Path:
-        file = queue_file(self.config.queue.url)
-        state = (
-            Path(file).parent
-            if file
-            else Path(os.environ.get("STATE_DIRECTORY") or self.config.run_dir)
-        )
-        return state / "journal"
-
-    async def _register(self, database: Database) -> int:
-        now = time.time()
-        agent = new_queue_id(now, self._rng.getrandbits(12))
-        lease = leases.Lease(agent, socket.gethostname(), os.getpid(), now, now + LEASE)
-        alone = queue_file(self.config.queue.url) is not None
-        await database.submit(leases.recover, leases.Recovery(now, alone))
-        await database.submit(leases.register, lease)
+    async def _prepare(self, database: Database) -> QueueIds:
+        """What has to be done before the first message; returns the source of queue ids."""
         await database.submit(submissions.sweep_arriving, None)
-        return agent
+        self._note_terms = lambda: database.submit(inflow.note_terms, parts.conditions(self.config))
+        await self._note_terms()
+        self._ids = QueueIds(
+            last=await database.submit(submissions.newest, None),
+            clock=time.time,
+            rng=self._rng,
+            mark=await database.submit(inflow.agent_mark, None),
+        )
+        return self._ids
 
     def _build_manager(self, database: Database, agent: int, identity: bytes) -> Manager:
         assert self._ids is not None
@@ -168,26 +157,46 @@ class Service:
             rng=self._rng,
         )
 
-    async def _recover(self, database: Database, identity: bytes) -> list[int]:
+    def _start_crew(self, manager: Manager, home: Home, identity: bytes) -> Crew:
+        crew = self._crew = manager.crew = Crew(
+            manager,
+            count=self.config.delivery.workers or os.cpu_count() or 1,
+            settings=lambda: parts.worker_settings(self.config, identity),
+            journals=home.journals,
+        )
+        if self._membership is not None:
+            crew.lease(self._membership.until)
+        crew.start()
+        return crew
+
+    async def _recover(self, database: Database, home: Home, identity: bytes) -> list[int]:
         """Deal with what dead processes were at; returns the messages that owe a report."""
-        for path in sorted(self._journals().glob("*.journal")):
-            await recovery.replay(
-                path,
-                identity=identity,
-                database=database,
-                now=time.time(),
-                retry=self.config.queue,
-                rng=self._rng,
-            )
+        await home.clear(
+            database,
+            identity=identity,
+            retry=self.config.queue,
+            clock=time.time,
+            rng=self._rng,
+        )
         assert self._manager is not None
         for state in await database.submit(sites.load, None):
-            if state.closed_until is not None:
-                self._manager.schedule.remember(
-                    state.name, state.closed_until, state.reason, time.time()
-                )
+            self._manager.sites.heard(state, time.time())
         return await database.submit(reports.pending, None)
 
-    async def _open_door(self, database: Database, manager: Manager, ids: QueueIds) -> LocalSocket:
+    def _upkeep(self, database: Database, manager: Manager, agent: int) -> Upkeep:
+        membership = self._membership
+        return Upkeep(
+            database=database,
+            manager=manager,
+            agent=agent,
+            retention=self.config.queue.history_retention,
+            clock=time.time,
+            eldest=membership.is_eldest if membership is not None else lambda: True,
+        )
+
+    async def _open_door(
+        self, database: Database, manager: Manager, ids: QueueIds, agent: int
+    ) -> LocalSocket:
         config = self.config
         door = QueueDoor(
             database=database,
@@ -202,6 +211,7 @@ class Service:
             drain=self._drain,
             reload=self._reload,
             about={"pid": os.getpid(), "started": time.time(), "version": __version__},
+            agent=agent,
         )
         local = LocalSocket(
             Path(config.run_dir) / SOCKET_NAME,
@@ -210,7 +220,7 @@ class Service:
             admission=Admission(settings=config.submit, service_uid=os.geteuid()),
             terms=lambda: parts.terms(self.config),
             open_orders={"wait": self._waiting(control)},
-            inherited=inherited_sockets(os.environ, os.getpid()).get("local"),
+            inherited=inherited_copy(os.environ, os.getpid(), "local"),
         )
         await local.start()
         return local
@@ -223,26 +233,48 @@ class Service:
 
     # -- while it runs ---
 
-    def _accepted(self, submission: Submission) -> None:
+    def _accepted(self, submissions: Sequence[Submission]) -> None:
         assert self._manager is not None
-        self._manager.nudge()
-        fields: dict[str, str | int] = {
-            "id": format_queue_id(submission.queue_id),
-            "sender": submission.envelope.sender,
-            "recipients": len(submission.envelope.recipients),
-            "size": submission.facts.size,
-            "origin": submission.origin,
-        }
-        self._log.event("queued", fields, now=time.time())
+        self._manager.arrived(submissions)
+        events: list[dict[str, str | int]] = [
+            {
+                "id": format_queue_id(one.queue_id),
+                "sender": one.envelope.sender,
+                "recipients": len(one.envelope.recipients),
+                "size": one.facts.size,
+                "origin": one.origin,
+            }
+            for one in submissions
+        ]
+        self._log.events("queued", events, now=time.time())
 
     def _store_state(self, writable: bool, reason: str) -> None:
         if self._manager is None:
             return
         self._manager.store_trouble = "" if writable else reason
+        self._manager.custody.doubt()
         kind = "store_recovered" if writable else "store_failed"
         self._log.event(kind, {"reason": reason}, now=time.time())
         self._readiness.status("accepting and delivering" if writable else f"paused: {reason}")
         self._manager.nudge()
+
+    def _deaf(self, reason: str) -> None:
+        """News do not arrive, or do again (with an empty reason); the slow look at everything goes on."""
+        if self._manager is not None:
+            self._manager.custody.deaf = bool(reason)
+        kind = "news_lost" if reason else "news_again"
+        self._log.event(kind, {"reason": reason} if reason else {}, now=time.time())
+
+    def _lose_lease(self) -> None:
+        """Another agent took over what was ours: nothing more leaves here."""
+        self.fenced = True
+        self._log.event("lease_lost", {"pid": os.getpid()}, now=time.time())
+        if self._crew is not None:
+            self._crew.kill()
+        self.stop.set()
+
+    def _begin(self, wheel: Coroutine[Any, Any, None]) -> None:
+        self._tasks.append(asyncio.create_task(self._guard(wheel)))
 
     async def _guard(self, wheel: Coroutine[Any, Any, None]) -> None:
         """A wheel that breaks ends the service with a clear word instead of standing still."""
@@ -278,14 +310,18 @@ class Service:
         loop.add_signal_handler(signal.SIGHUP, self._reload)
 
     def _told_to_stop(self) -> None:
-        self._signals += 1
-        if self._signals > 1 and self._crew is not None:
+        self.signals += 1
+        if self.signals > 1 and self._crew is not None:
             self._crew.kill()
         self.stop.set()
 
     def _drain(self) -> None:
         assert self._manager is not None
         self._manager.draining = True
+        for destination in list(self._manager.schedule.destinations.values()):
+            self._manager.release(destination, 0.0)
+        if self._membership is not None:
+            self._membership.tell()
         self._readiness.status("draining: no new claims")
 
     def _reload(self) -> None:
@@ -303,6 +339,8 @@ class Service:
             return
         self.config = config
         self._log.reopen(config.log)
+        if self._note_terms is not None:
+            self._note_terms().add_done_callback(asyncio.Future.exception)  # next start, if not now
         self._manager.reconfigure(parts.rules(config), parts.composer(config, self._ids, time.time))
         self._crew.replace(config.delivery.shutdown_grace)
         self._log.event("reloaded", {}, now=now)
@@ -315,22 +353,29 @@ class Service:
         self._readiness.stopping("finishing deliveries")
         await door.stop()
         manager.draining = True
-        await crew.drain(self.config.delivery.shutdown_grace)
-        with contextlib.suppress(TimeoutError):
+        await crew.drain(0.0 if self.fenced else self.config.delivery.shutdown_grace)
+        with contextlib.suppress(TimeoutError, StoreUnavailable):
             async with asyncio.timeout(_RECORD_TIME):
                 await manager.recorder.done()
 
+    async def _leave(self, database: Database, manager: Manager, agent: int) -> None:
+        """Give everything back; where that cannot be recorded, the next start does it."""
+        with contextlib.suppress(TimeoutError, StoreUnavailable):
+            async with asyncio.timeout(_RECORD_TIME):
+                await manager.leave()
+                await database.submit(leases.retire, agent)
 
-def _locked(queue: Path) -> QueueLock:
-    """The right to write; who hands mail over while no service runs has it only for a moment."""
-    deadline = time.monotonic() + _LOCK_TIME
-    while True:
-        try:
-            return QueueLock(queue)
-        except LockHeld:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
+    async def _end_tasks(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _spare_collector() -> None:
+    """What exists by now lives as long as the process: the garbage collector need not look at it again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 def serve(config: Config, read_again: Callable[[], Config], *, until_idle: bool) -> int:
@@ -340,7 +385,13 @@ def serve(config: Config, read_again: Callable[[], Config], *, until_idle: bool)
     """
 
     async def start() -> int:
-        return await Service(config, read_again).run(until_idle=until_idle)
+        latest = config
+        while True:
+            service = Service(latest, read_again)
+            status = await service.run(until_idle=until_idle)
+            if not service.fenced or service.signals:
+                return status
+            latest = service.config
 
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         return runner.run(start())

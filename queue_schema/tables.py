@@ -35,7 +35,9 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    false,
     text,
+    true,
 )
 
 metadata = MetaData(
@@ -239,10 +241,6 @@ site = Table(
     Column("closed_until", Double),
     Column("reason", Text, nullable=False, server_default=_EMPTY),
     Column("updated", Double, nullable=False),
-    # An operator's pause of the whole site.
-    Column("paused_until", Double),
-    Column("pause_note", Text, nullable=False, server_default=_EMPTY),
-    Column("paused_by", Text, nullable=False, server_default=_EMPTY),
     sqlite_with_rowid=False,
 )
 
@@ -253,9 +251,43 @@ agent = Table(
     Column("host", Text, nullable=False),
     Column("pid", Integer, nullable=False),
     Column("started", Double, nullable=False),
-    # The lease: what this agent owns returns to everybody when it is not renewed before this time.
+    # The lease: what this agent owns returns to everybody when it is not renewed before this time, by the
+    # clock of the database. A row that is gone is an agent that was taken for dead.
     Column("lease_until", Double, nullable=False),
+    # What it said of itself when it last renewed its lease, for people and for the other agents: recipients
+    # that wait in its memory, requests in flight.
+    Column("version", Text, nullable=False, server_default=_EMPTY),
+    Column("draining", Boolean, nullable=False, server_default=false()),
+    Column("destinations", Integer, nullable=False, server_default=_ZERO),
+    Column("waiting", Integer, nullable=False, server_default=_ZERO),
+    Column("in_flight", Integer, nullable=False, server_default=_ZERO),
+    # Whether its rows in ``site_share`` tell everything it may have in flight. An agent that was alone has
+    # written none: nobody else starts a delivery before it has.
+    Column("sharing", Boolean, nullable=False, server_default=true()),
 )
+
+site_share = Table(
+    "site_share",
+    metadata,
+    Column("site", Text, primary_key=True),
+    Column("agent", _Id, primary_key=True, autoincrement=False),
+    # How many requests this agent may have in flight to the site, and how many it would like to have.
+    Column("slots", Integer, nullable=False),
+    Column("wanted", Integer, nullable=False),
+    Column("updated", Double, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""The ledger of slots, where several agents work: the slots of a site never add up to more than its limit."""
+
+recall = Table(
+    "recall",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("asked", Double, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""Destinations whose owner is asked to let go of what it has in memory, because somebody is about to change
+their recipients. Names stay for some seconds only."""
 
 meta = Table(
     "meta",
@@ -266,4 +298,4 @@ meta = Table(
 )
 """Facts about the queue itself. ``identity``: 16 octets drawn once, so that files kept beside the queue (the
 in-flight journals) can tell which queue they belong to. ``probe``: written to find out whether the store can
-be written again."""
+be written again. ``oldest_program``: the oldest schema whose programs may go on working with this one."""

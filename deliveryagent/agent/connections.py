@@ -19,6 +19,8 @@ from deliveryagent.agent.settings import ReuseSettings
 
 _LOOK = 0.5  # seconds between two looks at the idle sessions
 DETOURS_KEPT = 2_000
+SHY = 3600.0  # seconds in which nothing is written ahead to a peer that could not bear it
+SHY_KEPT = 2_000
 
 
 class Idle(Protocol):
@@ -29,8 +31,8 @@ class Idle(Protocol):
         """Sessions of equal keys are interchangeable."""
 
     @property
-    def next_hop(self) -> str:
-        """The next hop it was opened for."""
+    def site(self) -> str:
+        """The site it was opened for."""
 
     @property
     def reuse(self) -> ReuseSettings:
@@ -44,8 +46,8 @@ class Idle(Protocol):
     def usable(self) -> bool:
         """Whether it can carry another message, as far as is known."""
 
-    def leave(self) -> None:
-        """Say QUIT and go, without waiting here."""
+    def leave(self, *, heard: bool = False) -> None:
+        """Say QUIT and go, without waiting here; ``heard``: go when the peer has answered."""
 
 
 class Connections:
@@ -58,6 +60,7 @@ class Connections:
         self._count = 0
         self._timer: asyncio.TimerHandle | None = None
         self._detours: dict[Hashable, tuple[float, Hashable]] = {}  # by next hop and policy
+        self._shy: dict[Hashable, float] = {}
         self._closed = False
 
     def __len__(self) -> int:
@@ -109,10 +112,24 @@ class Connections:
             del self._detours[next(iter(self._detours))]
         self._detours[way] = (self._loop.time() + seconds, key)
 
-    def release(self, next_hop: str) -> None:
-        """End the idle sessions to one next hop, or with an empty text all."""
+    def note_shy(self, key: Hashable) -> None:
+        """A peer could not bear, or so it seems, that a message began before the last one was
+        answered.
+        """
+        self._shy.pop(key, None)
+        if len(self._shy) >= SHY_KEPT:
+            del self._shy[next(iter(self._shy))]
+        self._shy[key] = self._loop.time() + SHY
+
+    def shy(self, key: Hashable) -> bool:
+        """Whether that is to be avoided."""
+        until = self._shy.get(key)
+        return until is not None and until > self._loop.time()
+
+    def release(self, site: str, *, heard: bool = False) -> None:
+        """End the idle sessions to one site, or with an empty text all; ``heard`` as for ``Idle.leave``."""
         self._detours.clear()
-        self._keep_if(lambda session, _: bool(next_hop) and session.next_hop != next_hop)
+        self._keep_if(lambda session, _: bool(site) and session.site != site, heard=heard)
 
     def close(self) -> None:
         """End all idle sessions and keep none from now on."""
@@ -151,14 +168,14 @@ class Connections:
         if self._count:
             self._timer = self._loop.call_later(_LOOK, self._look)
 
-    def _keep_if(self, stays: "Stays") -> None:
+    def _keep_if(self, stays: "Stays", *, heard: bool = False) -> None:
         for wanted, stack in list(self._idle.items()):
             kept = []
             for until, session in stack:
                 if stays(session, until):
                     kept.append((until, session))
                 else:
-                    session.leave()
+                    session.leave(heard=heard)
             self._count -= len(stack) - len(kept)
             if kept:
                 self._idle[wanted] = kept

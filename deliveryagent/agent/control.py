@@ -2,7 +2,8 @@
 
 Every order takes and gives plain JSON objects. Orders that change recipients first take them out of the
 scheduler's hands: what is in flight is left alone and counted as such, everything else is changed in the
-store in bounded steps. Never decides who may ask: that is ``intake.admission``.
+store in bounded steps. Where several agents work, each obeys: what others own is asked back first, and they
+hear of pauses and resets. Never decides who may ask: that is ``intake.admission``.
 """
 
 import asyncio
@@ -17,9 +18,12 @@ from deliveryagent.agent.records import shown_record
 from deliveryagent.mail.envelope import FINAL_STATUSES, format_queue_id, parse_queue_id
 from deliveryagent.policy import concurrency
 from deliveryagent.protocol.local import ExitCode, ServiceError
-from deliveryagent.queue import orders
-from deliveryagent.queue.orders import FOREVER, Kind, Order, OrderResult, Pause, Resume
-from deliveryagent.queue.search import Filter, shown_by_id
+from deliveryagent.queue import course, orders, sites
+from deliveryagent.queue.course import Course, Tally, Wait
+from deliveryagent.queue.orders import FOREVER, Kind, Order, Pause, Resume
+from deliveryagent.queue.search import Filter
+from deliveryagent.queue.selection import shown_by_id
+from deliveryagent.queue.sites import SiteReset
 from deliveryagent.queue.thread import Database
 
 _LONGEST_WAIT = 3600.0
@@ -48,6 +52,7 @@ class Control:
         drain: Callable[[], None],
         reload: Callable[[], None],
         about: Mapping[str, Any],
+        agent: int = 0,
     ) -> None:
         self._manager = manager
         self._database = database
@@ -55,6 +60,7 @@ class Control:
         self._drain = drain
         self._reload = reload
         self._about = about
+        self._agent = agent
 
     def orders(self) -> dict[str, Ask]:
         """Every order by its name on the socket."""
@@ -81,10 +87,12 @@ class Control:
         sites = sorted(manager.schedule.sites.values(), key=lambda site: -site.busy)
         return {
             **self._about,
+            "agent": format_queue_id(self._agent),
             "draining": manager.draining,
             "store": {"writable": not manager.store_trouble, "reason": manager.store_trouble},
             "active": sum(len(b.recipients) for b in manager.schedule.in_flight.values()),
             "in_memory": manager.schedule.size,
+            "destinations": len(manager.schedule.destinations),
             "workers": [
                 {
                     "pid": worker.pid,
@@ -147,13 +155,52 @@ class Control:
 
     def _changing(self, kind: Kind) -> Ask:
         async def change(asked: dict[str, Any], by: str) -> dict[str, Any]:
-            wanted = msgspec.convert(asked.get("filter", {}), Filter)
-            dry_run = bool(asked.get("dry_run"))
-            note = str(asked.get("note", ""))[:500] or f"by {by}"
-            async with self._still(dry_run=dry_run):
-                return await self._carry_out(kind, wanted, note=note, dry_run=dry_run)
+            order = Order(
+                kind=kind,
+                filter=msgspec.convert(asked.get("filter", {}), Filter),
+                now=self._clock(),
+                note=str(asked.get("note", ""))[:500] or f"by {by}",
+                dry_run=bool(asked.get("dry_run")),
+                agent=self._agent,
+            )
+            tally = await self._carry_out(order)
+            shown = msgspec.structs.asdict(tally)
+            del shown["owing"]
+            return shown | {"sample": [format_queue_id(one) for one in tally.sample[:5]]}
 
         return change
+
+    async def _carry_out(self, order: Order) -> Tally:
+        tally = Tally()
+
+        def active() -> set[tuple[int, int]]:
+            return self._manager.schedule.active
+
+        async with self._still(dry_run=order.dry_run):
+            foreign = await self._drive(course.first(order, tally, active), tally)
+        # What other agents own is waited for while everything else goes on here.
+        others = course.rest(order, tally, active, foreign=foreign, clock=self._clock)
+        await self._drive(others, tally)
+        self._manager.nudge()
+        return tally
+
+    async def _drive(self, steps: Course, tally: Tally) -> dict[str, int]:
+        answer: Any = None
+        while True:
+            try:
+                step = steps.send(answer)
+            except StopIteration as end:
+                return dict(end.value)
+            finally:
+                owing, tally.owing = tally.owing, []
+                for queue_id in owing:
+                    self._manager.recorder.reporting.report(queue_id)
+            if isinstance(step, Wait):
+                await asyncio.sleep(step.seconds)
+                answer = None
+                continue
+            answer = await self._database.submit(step.operation, step.item)
+            await asyncio.sleep(0)
 
     @contextlib.asynccontextmanager
     async def _still(self, *, dry_run: bool) -> AsyncIterator[None]:
@@ -164,40 +211,12 @@ class Control:
             yield
         self._manager.nudge()
 
-    async def _carry_out(
-        self, kind: Kind, wanted: Filter, *, note: str, dry_run: bool
-    ) -> dict[str, Any]:
-        total = {"messages": 0, "recipients": 0, "skipped_active": 0, "bytes": 0}
-        sample: list[str] = []
-        after: tuple[int, int] | None = (0, 0)
-        while after is not None:
-            step: OrderResult = await self._database.submit(
-                orders.order,
-                Order(
-                    kind=kind,
-                    filter=wanted,
-                    now=self._clock(),
-                    skip=frozenset(self._manager.schedule.active),
-                    note=note,
-                    dry_run=dry_run,
-                    after=after,
-                ),
-            )
-            for name in total:
-                total[name] += getattr(step, name)
-            sample += [format_queue_id(queue_id) for queue_id in step.sample[: 5 - len(sample)]]
-            for queue_id in step.owing:
-                self._manager.recorder.reporting.report(queue_id)
-            after = step.next
-            await asyncio.sleep(0)
-        return {**total, "sample": sample}
-
     async def pause(self, asked: dict[str, Any], by: str) -> dict[str, Any]:
         """Pause a destination, for a while or until resumed."""
         name, now = str(asked["name"]).lower(), self._clock()
         seconds = float(asked.get("for") or 0)
         until = now + seconds if seconds > 0 else FOREVER
-        order = Pause(name=name, until=until, note=str(asked.get("note", ""))[:500], by=by, now=now)
+        order = Pause(name=name, until=until, note=str(asked.get("note", ""))[:500], by=by)
         async with self._manager.still():
             known = await self._database.submit(orders.pause, order)
         return {"name": name, "until": until if seconds > 0 else None, "known": known}
@@ -213,13 +232,17 @@ class Control:
         """Forget that a destination's site failed: its window opens anew and its mail is tried now."""
         name, now = str(asked["name"]).lower(), self._clock()
         site = self._manager.sites.of(name, now)
+        found = site.name if site is not None else ""
         if site is not None:
-            site.window = concurrency.opened(self._manager.rules.concurrency, limit=site.limit)
+            window = concurrency.opened(self._manager.rules.concurrency, limit=site.limit)
+            self._manager.schedule.relearn(site, window)
             self._manager.sites.save(site, now)
+        else:  # another agent may know it
+            found = await self._database.submit(sites.reset, SiteReset(name, now))
         await self._database.submit(orders.resume, Resume(name=name, now=now))
         self._manager.schedule.reopen(now)
         self._manager.nudge()
-        return {"name": name, "site": site.name if site else ""}
+        return {"name": name, "site": found}
 
     async def drain(self, _: dict[str, Any], __: str) -> dict[str, Any]:
         """Stop claiming; what runs is finished."""

@@ -6,6 +6,7 @@ starts; a worker that shows no sign of life for ``SILENCE`` seconds is killed. N
 
 import asyncio
 import contextlib
+import math
 import os
 import signal
 import socket
@@ -127,6 +128,7 @@ class Crew:
         self._settings = settings
         self._journals = journals
         self._stopping = False
+        self._lease = math.inf
         self._next_index = 0
         self._leaving: deque[Worker] = deque(maxlen=1000)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -191,6 +193,8 @@ class Crew:
         ours.setblocking(False)
         await asyncio.get_running_loop().create_connection(lambda: worker, sock=ours)
         worker.say(frames.Configure(self._settings()))
+        if self._lease < math.inf:
+            worker.say(frames.Lease(self._lease))
         return process
 
     async def _watch(self, worker: Worker) -> None:
@@ -221,8 +225,19 @@ class Crew:
             worker.say(frames.Drain(grace))
             self._leaving.append(worker)
 
+    @property
+    def everyone(self) -> set[Worker]:
+        """All workers that may have sessions, those that are leaving too."""
+        return {worker for worker in (*self.workers, *self._leaving) if worker.pid}
+
+    def lease(self, until: float) -> None:
+        """Tell all workers, now and later, until when they may deliver (see ``frames.Lease``)."""
+        self._lease = until
+        for worker in self.everyone:
+            worker.say(frames.Lease(until))
+
     def kill(self) -> None:
         """End all workers at once; their journals tell what they were at."""
         self._stopping = True
-        for worker in {*self.workers, *self._leaving}:
+        for worker in self.everyone:
             worker.kill(signal.SIGKILL)

@@ -1,22 +1,31 @@
 """The claim wheel: brings destinations and their due recipients from the store into the active set.
 
 A destination is taken into custody with one write, and with it everything it has waiting; recipients are
-then fetched in portions that grow with the pace at which they are delivered. A destination goes back to the
-store as soon as nothing of it is due or unrecorded, or when its site is closed.
+then fetched in portions, ahead of need, that grow with the pace at which they are delivered and shrink when
+it slackens. A destination goes back to the store as soon as nothing of it is due or unrecorded, when its
+site is closed, or when others wait for the room of what it does not get rid of. New mail for a destination
+of which nothing else waits outside joins it in memory.
 
 Guarantees: at most ``ACTIVE_LIMIT`` recipients and about ``CONTENT_LIMIT`` octets of content are in memory,
-whatever the queue holds; a destination in custody is asked again for recipients that came due meanwhile.
+whatever the queue holds, and no destination keeps a large part of that without delivering; a destination in
+custody is asked again for recipients that came due meanwhile. What a read of the store says is taken in
+before the answers of anything the store did later, so nobody is taken for waiting who is not.
 Never decides about an outcome.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
+from deliveryagent.agent import gathering
+from deliveryagent.agent.active import FIRST_QUOTA, Destination, Lane
+from deliveryagent.agent.gathering import Groups
 from deliveryagent.agent.rules import Rules
-from deliveryagent.agent.schedule import Destination, Lane, Schedule
+from deliveryagent.agent.schedule import Schedule
 from deliveryagent.queue import claims
 from deliveryagent.queue.claims import Claimed, Fetch, Fetched, GiveBack, Siblings, Take, rewound
-from deliveryagent.queue.thread import Database
+from deliveryagent.queue.submissions import Submission
+from deliveryagent.queue.thread import Database, StoreUnavailable
 
 ACTIVE_LIMIT = 10_000  # recipients in memory
 CONTENT_LIMIT = 32 * 1024 * 1024  # octets of content in memory
@@ -24,13 +33,19 @@ INLINE_LIMIT = 64 * 1024  # a content up to this size travels inside its request
 LOOK_AGAIN = (
     10.0  # seconds after which a destination in custody is asked for recipients that came due
 )
+LOOK_AGAIN_DEAF = 1.0  # seconds between two looks for mail of which nobody can tell us
+LINGER = 10.0  # seconds an empty destination stays for which mail keeps coming
+_MOST_LINGERING = 1_000  # destinations in memory, beyond which none does
 _TAKE = 200  # destinations taken at once
-
-Group = dict[tuple[Lane, int], list[Claimed]]
+_PORTION = 2_000  # recipients asked for at once, all destinations together
+_REST = 10.0  # seconds a destination stays outside that made room for others
+AHEAD = 1_000  # recipients in memory with which an agent leaves what else is ready to the others
+_ABSTINENCE = 2.0  # seconds an agent takes up nothing after it gave something away
+_PATIENCE = 0.5  # seconds between two times that destinations have to make room
 
 
 class Custody:
-    """What this agent looks after, and how it gets more."""
+    """What this agent looks after, and how it gets more; ``taken_in`` is called when it did."""
 
     def __init__(
         self,
@@ -40,17 +55,33 @@ class Custody:
         schedule: Schedule,
         rules: Rules,
         find_sites: Callable[[Iterable[Lane], float], None],
+        taken_in: Callable[[], None],
     ) -> None:
         self.rules = rules
         self.content = 0  # octets of content in memory
+        self.among = False  # other agents work on this queue too
+        self._abstain_until = 0.0
+        self._held_back = False  # something is left to the others, as long as enough waits here
         self._database = database
         self._agent = agent
         self._schedule = schedule
         self._find_sites = find_sites
+        self._taken_in = taken_in
         self._news = True  # destinations may have become ready
         self._next_ready = 0.0
         self._look_again = 0.0
+        self._make_room_at = 0.0
+        self._asked = 0  # recipients asked for that have not come yet
+        self._hungry: set[Destination] = set()
         self._ending: set[Destination] = set()
+        self._recent: dict[str, float] = {}  # destinations that went back just now, and when
+        self._fault: Exception | None = None
+        self._doubtful = False
+        self.deaf = False  # no news arrive from those who put mail into the queue beside us
+
+    def doubt(self) -> None:
+        """The store was in trouble: an answer about what this agent owns may have been lost."""
+        self._doubtful = True
 
     def news(self) -> None:
         """Something may have become due."""
@@ -59,157 +90,305 @@ class Custody:
     def next_moment(self) -> float:
         """When something may have to be claimed without anybody saying so."""
         if self._schedule.size >= ACTIVE_LIMIT:
-            return self._look_again
+            return min(self._look_again, self._make_room_at)
+        if self._held_back:
+            return min(self._look_again, self._abstain_until or self._look_again)
         return 0.0 if self._news else min(self._next_ready, self._look_again)
 
     @property
     def idle(self) -> bool:
         """Whether nothing is due now, as far as the last look told."""
-        return not (self._news or self._ending or self._schedule.destinations)
+        if self._news or self._ending:
+            return False
+        return all(destination.done for destination in self._schedule.destinations.values())
 
-    def check(self, destination: Destination) -> None:
-        """The destination may have nothing left to do here."""
-        self._ending.add(destination)
+    def look(self, destinations: Iterable[Destination]) -> bool:
+        """These have changed; returns whether one of them can be fed or go back now."""
+        for destination in destinations:
+            if destination.done:
+                self._ending.add(destination)
+            elif self._is_hungry(destination):
+                self._hungry.add(destination)
+        size = self._schedule.size
+        if self._ending or (self._held_back and size < AHEAD):
+            return True
+        return bool(self._hungry) and size < ACTIVE_LIMIT and self._asked < _PORTION
+
+    def _quota(self, destination: Destination) -> int:
+        share = ACTIVE_LIMIT // max(1, len(self._schedule.destinations))
+        return min(destination.quota, max(1, share))
+
+    def _is_hungry(self, destination: Destination) -> bool:
+        if destination.exhausted or destination.fetching or destination.leaving:
+            return False
+        return destination.pending * 2 <= self._quota(destination)
+
+    # -- claiming ---
 
     async def claim(self, now: float) -> None:
-        """Take what became ready and fetch what the active set has room for."""
+        """Take what became ready and ask for what the active set has room for."""
+        if self._fault is not None:
+            raise self._fault
         self._schedule.reopen(now)
         if now >= self._look_again or self._look_again > now + LOOK_AGAIN:
             self._look_again = now + LOOK_AGAIN
+            self._news = True  # other agents may have given something back, and nobody said so
             for destination in self._schedule.destinations.values():
-                destination.exhausted = False
-        if self._schedule.size < ACTIVE_LIMIT and (self._news or now >= self._next_ready):
-            self._news = False
-            await self._take(now)
-        hungry = [d for d in self._schedule.destinations.values() if d.hungry]
-        if hungry and self._schedule.size < ACTIVE_LIMIT:
-            await self._fetch(hungry, now)
+                self._review(destination)
+            self._recent = {n: then for n, then in self._recent.items() if then > now - LINGER}
+        if self._doubtful:
+            await self._disown()
+        if self._news or now >= self._next_ready:
+            if now >= self._abstain_until or not self._schedule.size:
+                self._abstain_until = 0.0
+            plenty = self._schedule.size >= AHEAD
+            self._held_back = self.among and (plenty or self._abstain_until > 0.0)
+            if self._schedule.size >= ACTIVE_LIMIT:
+                self._make_room(now)
+            elif not self._held_back:
+                await self._take(now)
+        self._fetch(now)
+
+    def _review(self, destination: Destination) -> None:
+        """Something may have come due meanwhile; and nobody keeps much more than it gets rid of."""
+        destination.exhausted = False
+        self._hungry.add(destination)
+        destination.quota = max(FIRST_QUOTA, min(destination.quota, 2 * destination.pace))
+        destination.last_pace, destination.pace = destination.pace, 0
+        if destination.pending > 2 * destination.quota:
+            destination.open = False
+            dropped = self._schedule.trim(destination, destination.quota)
+            self.content -= sum(len(batch.content or b"") for batch in dropped)
+            due = [recipient.due for batch in dropped for recipient in batch.recipients]
+            self._hear(destination, min(due, default=None))
+
+    def _hear(self, destination: Destination, ready: float | None) -> None:
+        """Work due at this time waits outside, perhaps in front of the cursors."""
+        if ready is not None:
+            heard = destination.heard
+            destination.heard = ready if heard is None else min(ready, heard)
+
+    def _make_room(self, now: float) -> None:
+        """Others wait outside: those who hold more than they got rid of lately let them in."""
+        if now < self._make_room_at <= now + _PATIENCE:
+            return
+        self._make_room_at = now + _PATIENCE
+        slow = [
+            destination
+            for destination in self._schedule.destinations.values()
+            if destination.pending > destination.pace + destination.last_pace
+            and not destination.leaving
+            and destination.since < now - _PATIENCE
+        ]
+        wanted = ACTIVE_LIMIT // 5
+        for destination in sorted(slow, key=lambda destination: destination.since):
+            if wanted <= 0:
+                return
+            wanted -= destination.pending
+            self.release(destination, not_before=now + _REST)
+
+    def shed(self, idle: int, now: float) -> None:
+        """So many other agents have nothing to do: let them have their part of the destinations."""
+        ours = [d for d in self._schedule.destinations.values() if not d.leaving]
+        ours.sort(key=lambda destination: destination.unsettled)  # what has not begun goes first
+        for destination in ours[: len(ours) * idle // (idle + 1)]:
+            self.release(destination, not_before=0.0)
+        self._abstain_until = now + _ABSTINENCE
 
     async def _take(self, now: float) -> None:
-        taken = await self._database.submit(claims.take, Take(self._agent, now, _TAKE))
+        self._news = False
+        most = min(_TAKE, ACTIVE_LIMIT - self._schedule.size)
+        taken, ready = await asyncio.gather(
+            self._database.submit(claims.take, Take(self._agent, now, most)),
+            self._database.submit(claims.next_ready, self._agent),
+        )
         for found in taken:
             destination = self._schedule.destination(found.name)
+            destination.since = destination.since or now
+            if self._recent.get(found.name, 0.0) > now - LINGER:
+                destination.linger = now + LINGER
             destination.exhausted = False
-            destination.cursor_small = rewound(destination.cursor_small, found.ready)
-            destination.cursor_bulk = rewound(destination.cursor_bulk, found.ready)
+            self._hear(destination, found.ready)
+            self._hungry.add(destination)
             if found.paused_until is not None and found.paused_until > now:
                 self.release(destination, not_before=found.paused_until)
-        if len(taken) == _TAKE:
+        if len(taken) == most:
             self._news = True
-            return
-        ready = await self._database.submit(claims.next_ready, self._agent)
-        self._next_ready = ready if ready is not None else now + 3600.0
+        else:
+            soon = now + (LOOK_AGAIN_DEAF if self.deaf else LOOK_AGAIN)
+            self._next_ready = soon if ready is None else min(ready, soon)
 
-    async def _fetch(self, hungry: list[Destination], now: float) -> None:
-        orders = []
-        for destination in hungry:
-            destination.fetching = True
-            limit = max(
-                1, min(destination.quota - destination.pending, ACTIVE_LIMIT - self._schedule.size)
-            )
-            orders.append(
-                Fetch(
-                    destination=destination.name,
-                    now=now,
-                    cursor_small=destination.cursor_small,
-                    cursor_bulk=destination.cursor_bulk,
-                    limit=limit,
-                )
-            )
-        try:
-            fetched = await asyncio.gather(
-                *(self._database.submit(claims.fetch, order) for order in orders)
-            )
-        finally:
-            for destination in hungry:
-                destination.fetching = False
-        await self._take_in(list(zip(hungry, fetched, strict=True)), now)
+    async def _disown(self) -> None:
+        """Let go of what the store says is ours and nobody here knows of."""
+        known = claims.Holding(self._agent, tuple(self._schedule.destinations))
+        await self._database.submit(claims.disown, known)
+        self._doubtful = False
 
-    async def _take_in(self, fetched: list[tuple[Destination, Fetched]], now: float) -> None:
-        groups: dict[tuple[Lane, int], list[Claimed]] = {}
-        wanted: set[int] = set()
-        for destination, found in fetched:
-            destination.cursor_small, destination.cursor_bulk = (
-                found.cursor_small,
-                found.cursor_bulk,
-            )
-            destination.exhausted = found.exhausted
-            self._ending.add(destination)
-            if destination.leaving:
-                continue
-            for recipient in found.recipients:
-                if (recipient.message_id, recipient.number) in self._schedule.active:
-                    continue
-                routed = self.rules.router.route(recipient.address, recipient.destination)
-                lane = self._schedule.lane(destination, routed.next_hop, routed.index)
-                groups.setdefault((lane, recipient.message_id), []).append(recipient)
-                if recipient.size <= INLINE_LIMIT:
-                    wanted.add(recipient.message_id)
-        await self._add_siblings(groups, now)
-        contents: dict[int, bytes] = {}
-        if wanted and self.content < CONTENT_LIMIT:
-            contents = await self._database.submit(claims.contents, sorted(wanted))
-        lanes: dict[Lane, None] = {}
-        for (lane, _), recipients in groups.items():
-            if lane.destination.leaving:
-                continue
-            limit = self.rules.recipient_limit(lane.route)
-            self.content += sum(
-                len(batch.content or b"")
-                for batch in self._schedule.add(lane, recipients, limit, contents)
-            )
-            lanes[lane] = None
-        self._find_sites(lanes, now)
+    def _fetch(self, now: float) -> None:
+        """Ask for more where little is left; the answer comes while everything else goes on."""
+        room = min(ACTIVE_LIMIT - self._schedule.size, _PORTION) - self._asked
+        octets = max(0, CONTENT_LIMIT - self.content)
+        self._hungry = {d for d in self._hungry if self._is_hungry(d)}
+        chosen: dict[Destination, int] = {}
+        for destination in self._hungry:
+            if room <= 0:
+                break
+            if octets or not destination.pending:  # else large contents fill the memory
+                chosen[destination] = min(self._quota(destination) - destination.pending, room)
+                room -= chosen[destination]
+        if chosen:
+            self._hungry.difference_update(chosen)
+            self._asked += sum(chosen.values())
+            part = octets // len(chosen)
+            orders = [self._order(one, limit, part, now) for one, limit in chosen.items()]
+            taker = partial(self._fetched, chosen, now)
+            self._database.submit_many(claims.fetch, orders, taker)
 
-    async def _add_siblings(
-        self, groups: dict[tuple[Lane, int], list[Claimed]], now: float
-    ) -> None:
-        """A next hop that several destinations share gets all recipients of a message at once."""
-        shared = {
-            message_id: lane
-            for (lane, message_id), recipients in groups.items()
-            if recipients[0].recipient_count > 1 and lane.next_hop != lane.destination.name
-        }
-        if not shared:
-            return
-        ids = sorted(shared)
-        found = await asyncio.gather(
-            *(
-                self._database.submit(claims.siblings, Siblings(message_id, now, self._agent))
-                for message_id in ids
-            )
+    def _order(self, destination: Destination, limit: int, octets: int, now: float) -> Fetch:
+        heard, destination.heard = destination.heard, None
+        if heard is not None:
+            destination.cursor_small = rewound(destination.cursor_small, heard)
+            destination.cursor_bulk = rewound(destination.cursor_bulk, heard)
+        destination.fetching = True
+        return Fetch(
+            destination=destination.name,
+            now=now,
+            cursor_small=destination.cursor_small,
+            cursor_bulk=destination.cursor_bulk,
+            limit=limit,
+            largest=INLINE_LIMIT,
+            octets=octets,
         )
-        for message_id, siblings in zip(ids, found, strict=True):
-            lane = shared[message_id]
-            group = groups[lane, message_id]
-            known = {recipient.number for recipient in group}
-            for recipient in siblings:
-                if (
-                    recipient.number in known
-                    or (message_id, recipient.number) in self._schedule.active
-                ):
-                    continue
-                routed = self.rules.router.route(recipient.address, recipient.destination)
-                if (routed.next_hop, routed.index) == (lane.next_hop, lane.route):
-                    group.append(recipient)
-                    for (other, other_id), others in groups.items():
-                        if other_id == message_id and other is not lane and recipient in others:
-                            others.remove(recipient)
 
-    async def give_back(self) -> None:
-        """Return destinations that have nothing left to do here."""
-        done = [destination for destination in self._ending if destination.done]
+    # -- taking in ---
+
+    def _fetched(
+        self, asked: dict[Destination, int], now: float, pages: Sequence[Fetched | Exception]
+    ) -> None:
+        """The store's answer; nothing it did later has been heard of yet."""
+        self._asked -= sum(asked.values())
+        groups: Groups = {}
+        contents: dict[int, bytes] = {}
+        for destination, page in zip(asked, pages, strict=True):
+            if isinstance(page, Exception):
+                destination.fetching = False
+                self._hungry.add(destination)
+                if not isinstance(
+                    page, StoreUnavailable
+                ):  # that is told by the database's own state
+                    self._fault = page
+                continue
+            destination.cursor_small, destination.cursor_bulk = page.cursor_small, page.cursor_bulk
+            destination.exhausted = page.exhausted and destination.heard is None
+            destination.open = page.exhausted
+            contents = page.contents
+            if not destination.leaving:
+                gathering.group(self._schedule, destination, page.recipients, groups)
+        shared = sorted(gathering.shared(groups))
+        if not shared:
+            self._take_in(asked, now, groups, contents)
+            return
+        reserved = [(r.message_id, r.number) for group in groups.values() for r in group]
+        self._schedule.active.update(reserved)
+
+        def joined(found: Sequence[list[Claimed] | Exception]) -> None:
+            self._schedule.active.difference_update(reserved)
+            for siblings in found:
+                if not isinstance(siblings, Exception):
+                    gathering.join(self._schedule, groups, siblings)
+            self._take_in(asked, now, groups, contents)
+
+        orders = [Siblings(message_id, now, self._agent) for message_id in shared]
+        self._database.submit_many(claims.siblings, orders, joined)
+
+    def _take_in(
+        self,
+        asked: Iterable[Destination],
+        now: float,
+        groups: Groups,
+        contents: dict[int, bytes],
+    ) -> None:
+        lanes: dict[Lane, int] = {}
+        for (lane, _), recipients in groups.items():
+            if lane.destination.leaving or not recipients:
+                continue
+            limit = lanes.get(lane)
+            if limit is None:
+                limit = lanes[lane] = self.rules.recipient_limit(lane.route)
+            for batch in self._schedule.add(lane, recipients, limit, contents):
+                if batch.content:
+                    self.content += len(batch.content)
+        for destination in asked:
+            destination.fetching = False
+        self.look(asked)
+        self._find_sites(lanes, now)
+        self._taken_in()
+
+    def arrived(self, submissions: Iterable[Submission], now: float) -> bool:
+        """New mail was committed just now; what can joins the active set. Returns whether that is all of it.
+
+        Has to be told before anything the store did later, so that nobody gets in a second time.
+        """
+        lanes: dict[Lane, None] = {}
+        complete = True
+        for submission in submissions:
+            new = gathering.newcomer(submission, now)
+            lane = None if new is None else self._joined(new, submission, now)
+            if lane is None:
+                complete = False
+            else:
+                lanes[lane] = None
+        self._find_sites(lanes, now)
+        return complete
+
+    def _joined(self, new: Claimed, submission: Submission, now: float) -> Lane | None:
+        destination = self._schedule.destinations.get(new.destination)
+        if destination is None or destination.leaving or not destination.open:
+            return None
+        if (
+            destination.pending >= self._quota(destination)
+            or self._schedule.size >= ACTIVE_LIMIT
+            or (new.message_id, 1) in self._schedule.active
+        ):
+            destination.open = False  # it waits outside, and what comes later waits behind it
+            return None
+        routed = self.rules.router.route(new.address, new.destination)
+        lane = self._schedule.lane(destination, routed.next_hop, routed.index)
+        contents = {}
+        if len(submission.parts) == 1 and new.size <= INLINE_LIMIT and self.content < CONTENT_LIMIT:
+            contents = {new.message_id: submission.parts[0]}
+            self.content += len(submission.parts[0])
+        self._schedule.add(lane, [new], 1, contents)
+        destination.linger = now + LINGER
+        return lane
+
+    # -- giving back ---
+
+    async def give_back(self, now: float | None = None) -> None:
+        """Return destinations that have nothing left to do here.
+
+        With a time, those stay a moment for which mail keeps coming.
+        """
+        stays = len(self._schedule.destinations) <= _MOST_LINGERING and now is not None
+        done = [
+            destination
+            for destination in self._ending
+            if destination.done
+            and (destination.leaving or not stays or destination.linger <= (now or 0.0))
+        ]
         self._ending.clear()
         if not done:
             return
         for destination in done:
             self._schedule.drop(destination)
-        await asyncio.gather(
-            *(
-                self._database.submit(claims.give_back, GiveBack(d.name, self._agent, d.not_before))
-                for d in done
-            )
-        )
+            if now is not None and not destination.leaving:
+                self._recent[destination.name] = now
+        self._hungry.difference_update(done)
+        orders = [
+            GiveBack(one.name, self._agent, one.not_before, one.leaving and one.not_before <= 0.0)
+            for one in done
+        ]
+        await self._database.submit_all(claims.give_back, orders)
         self._news = True
         self._next_ready = 0.0
 

@@ -12,29 +12,76 @@ one address is ``visit``.
 
 import asyncio
 from functools import lru_cache
-from typing import cast
+from typing import NamedTuple, cast
 
+from deliveryagent.agent.errand import Errand, Leg, Means
 from deliveryagent.agent.planner import Plan
 from deliveryagent.agent.session import Session
-from deliveryagent.agent.visit import Errand, Leg, Means, Visit
-from deliveryagent.mail.delivery import DeliveryRequest, DeliveryResult, Failure, Stage, Trouble
+from deliveryagent.agent.visit import Visit
+from deliveryagent.mail.delivery import (
+    DeliveryRequest,
+    DeliveryResult,
+    Failure,
+    RequestRecipient,
+    Stage,
+    Trouble,
+)
 from deliveryagent.mail.nexthop import NextHop, NextHopError, parse_next_hops
 from deliveryagent.policy.classify import judge_route
+from deliveryagent.protocol.dialogue import Exchange
+
+
+class Start(NamedTuple):
+    """Where a delivery begins that has its first visit made, or even behind it."""
+
+    leg: Leg
+    plan: Plan
+    visit: Visit
+    session: Session | None
+    waiting: list[RequestRecipient]
 
 
 class Delivery:
     """See the module's description; ``slot`` is the request's place in the journal."""
 
-    __slots__ = ("_errand", "_is_mx")
+    __slots__ = ("_errand", "_is_mx", "_start")
 
     def __init__(self, request: DeliveryRequest, slot: int, means: Means) -> None:
         self._errand = Errand(request, slot, means)
         self._is_mx = False  # this host is an MX host of the domain
+        self._start: Start | None = None
+
+    def start_with(self, leg: Leg, plan: Plan, session: Session) -> None:
+        """The first next hop is known, and this idle session leads to it."""
+        visit = Visit(self._errand, leg, session.endpoint, best=plan.best)
+        self._start = Start(leg, plan, visit, session, self._errand.ledger.undecided)
+
+    def start_after(
+        self, leg: Leg, plan: Plan, session: Session, exchange: Exchange, *, early: bool
+    ) -> None:
+        """The first transaction was held already, see ``Visit.look_back``; :attr:`over` may be true."""
+        visit = Visit(self._errand, leg, session.endpoint, best=plan.best)
+        waiting = visit.look_back(session, exchange, early=early)
+        self._start = Start(leg, plan, visit, None, waiting)
+
+    @property
+    def over(self) -> bool:
+        """Whether everybody is decided."""
+        return self._errand.ledger.over
+
+    def dot(self) -> Failure | None:
+        """See ``Errand.dot``."""
+        return self._errand.dot()
 
     @property
     def slot(self) -> int:
         """Its place in the journal."""
         return self._errand.slot
+
+    @property
+    def site(self) -> str:
+        """The site it counts for, empty for none."""
+        return self._errand.request.site
 
     @property
     def past_dot(self) -> bool:
@@ -79,11 +126,18 @@ class Delivery:
         """Next hop after next hop, until nobody is left."""
         errand, request = self._errand, self._errand.request
         clients = errand.means.clients
-        trouble, hops = _next_hops(request)
-        if trouble is not None:
-            leg = Leg(NextHop("smtp"), clients.of(request.route, "smtp"), relay=True)
-            errand.ledger.apply_to_all(Stage.ROUTE, trouble, leg.source())
-            return
+        if self._start is not None:
+            leg, plan, visit, session, waiting = self._start
+            self._is_mx = plan.are_mx
+            await visit.go_on(session, waiting)
+            await self._visit_all(leg, plan, visit)
+            hops = _parsed(request.next_hop)[1:]
+        else:
+            trouble, hops = _next_hops(request)
+            if trouble is not None:
+                leg = Leg(NextHop("smtp"), clients.of(request.route, "smtp"), relay=True)
+                errand.ledger.apply_to_all(Stage.ROUTE, trouble, leg.source())
+                return
         fallback: tuple[NextHop, ...] | None = None
         while not (errand.ledger.over or errand.stopped):
             if not hops:
@@ -113,7 +167,12 @@ class Delivery:
         plan = await errand.means.planner.plan(leg.hop, leg.client)
         if isinstance(plan, Plan):
             self._is_mx = self._is_mx or plan.are_mx
-            await self._visit_all(leg, plan)
+            session = idle_session(leg, plan, errand.means)
+            visit = None
+            if session is not None:
+                visit = Visit(errand, leg, session.endpoint, best=plan.best)
+                await visit.run(session)
+            await self._visit_all(leg, plan, visit)
             return ()
         if plan.trouble is Trouble.LOOP and not self._is_mx:
             instead = errand.means.clients.best_mx_transport
@@ -124,21 +183,17 @@ class Delivery:
         errand.ledger.apply_to_all(Stage.RESOLVE, plan, leg.source())
         return ()
 
-    async def _visit_all(self, leg: Leg, plan: Plan) -> None:
-        """The hosts of a next hop: an idle session first, then the addresses in their order."""
+    async def _visit_all(self, leg: Leg, plan: Plan, first: Visit | None) -> None:
+        """The addresses of a next hop in their order; ``first`` was a visit with an idle session."""
         errand, connections = self._errand, self._errand.means.connections
-        way = (leg.hop, leg.client.profile.policy)
         limit = leg.client.settings.mx_session_limit
         used = None
         sessions, better_are_dead = 0, True
-        idle = cast("Session | None", connections.take(plan.keys(), way))
-        if idle is not None:
-            used, sessions, better_are_dead = idle.endpoint, 1, False
-            visit = Visit(errand, leg, used, best=plan.best)
-            await visit.run(idle)
-            if errand.ledger.over or visit.final:
+        if first is not None:
+            used, sessions, better_are_dead = first.endpoint, 1, False
+            if first.final:
                 return
-        for endpoint in plan.endpoints():
+        for endpoint in () if errand.ledger.over else plan.endpoints():
             if errand.ledger.over or errand.stopped or (limit and sessions >= limit):
                 return
             if used is not None and (endpoint.ip, endpoint.path) == (used.ip, used.path):
@@ -149,10 +204,28 @@ class Delivery:
                 sessions += 1
                 if better_are_dead and endpoint.preference > plan.best and visit.kept is not None:
                     seconds = leg.client.settings.connection_reuse_time_limit
+                    way = (leg.hop, leg.client.profile.policy)
                     connections.note_detour(way, visit.kept, seconds)
                 better_are_dead = False
             if visit.final:
                 return
+
+
+def known_way(request: DeliveryRequest, means: Means) -> tuple[Leg, Plan] | None:
+    """The way to a request's first next hop, where it is known without asking anybody."""
+    trouble, hops = _next_hops(request)
+    if trouble is not None or hops[0].final:
+        return None
+    hop = hops[0]
+    client = means.clients.of(request.route, hop.transport)
+    plan = means.planner.known(hop, client)
+    return None if plan is None else (Leg(hop, client, hop.host != request.domain), plan)
+
+
+def idle_session(leg: Leg, plan: Plan, means: Means) -> Session | None:
+    """An idle session to one of the best hosts, or on a detour noted for this next hop."""
+    way = (leg.hop, leg.client.profile.policy)
+    return cast("Session | None", means.connections.take(plan.keys(), way))
 
 
 def _next_hops(request: DeliveryRequest) -> tuple[Failure | None, tuple[NextHop, ...]]:

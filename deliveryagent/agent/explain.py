@@ -162,6 +162,10 @@ def _verdict(known: Known, cause: Cause, shut: tuple[Gate, ...]) -> str:
         return f"BEING DELIVERED: attempt {known.attempts + 1} is in flight now."
     if GateKind.HELD in kinds:
         return f"ON HOLD until released{_because(known.situation.note)}"
+    if GateKind.ELSEWHERE in kinds:
+        return (
+            f"IN HAND: {plain(kinds[GateKind.ELSEWHERE].text)} dagent why on its host knows more."
+        )
     if not known.running:
         stopped = "STOPPED: the service does not run; nothing is tried until it is started."
         return stopped if cause is Cause.NONE else f"{stopped} {_waiting(known, cause)}"
@@ -181,7 +185,6 @@ _WORDS = {
     GateKind.STORE_PAUSED: "STOPPED",
     GateKind.DRAINING: "STOPPED",
     GateKind.PAUSED_DESTINATION: "PAUSED",
-    GateKind.PAUSED_SITE: "PAUSED",
 }
 
 
@@ -273,7 +276,7 @@ def _next_attempt(known: Known, shut: tuple[Gate, ...]) -> float | None:
     return moment
 
 
-_PASSING = frozenset({GateKind.WINDOW_FULL, GateKind.SUSPECT})
+_PASSING = frozenset({GateKind.WINDOW_FULL, GateKind.SUSPECT, GateKind.ELSEWHERE})
 """Gates that open by themselves, nobody knows when: soon."""
 
 

@@ -5,7 +5,8 @@ longer than ``FRAME_LIMIT`` or of unknown kind raises ``FrameError`` and ends th
 joined by the transport in any way decode alike. Never blocks, never touches a socket.
 """
 
-from collections.abc import Iterable, Iterator
+import struct
+from collections.abc import Iterable
 from typing import TypeVar
 
 import msgspec
@@ -13,6 +14,9 @@ import msgspec
 from deliveryagent.mail.delivery import DeliveryRequest, DeliveryResult
 
 FRAME_LIMIT = 16 * 1024 * 1024
+
+RESULTS_LIMIT = 1024 * 1024
+"""Octets of results in one frame, unless a single one has more."""
 
 
 class FrameError(Exception):
@@ -39,6 +43,17 @@ class Deliver(msgspec.Struct, frozen=True, array_like=True, tag=True):
     request: DeliveryRequest
 
 
+class Room(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """How many requests of a site this worker may carry out at once; the others it has wait their turn there.
+
+    0: whatever has not begun comes back untried, and the worker forgets that there was a limit. A site that
+    was never named has none.
+    """
+
+    site: str
+    limit: int
+
+
 class Part(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """One part of a content a worker fetched; ``data`` is None when it cannot be read."""
 
@@ -54,9 +69,19 @@ class Settled(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class Release(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """Close idle sessions: to one site (by next hop) or, with an empty text, to all."""
+    """End idle sessions: to one site or, with an empty text, to all. Answered by ``Released``."""
 
-    next_hop: str
+    site: str
+
+
+class Lease(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Until when this agent may deliver: no final dot is written from then on.
+
+    ``until`` is a time of the machine's monotonic clock in seconds, infinite for a queue that nobody else can
+    own.
+    """
+
+    until: float
 
 
 class Drain(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -79,10 +104,10 @@ class Site(msgspec.Struct, frozen=True, array_like=True, tag=True):
     ttl: float
 
 
-class Result(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """A delivery is over."""
+class Results(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Deliveries that ended in one turn of the worker's event loop, in the order they ended."""
 
-    result: DeliveryResult
+    results: list[DeliveryResult]
 
 
 class Fetch(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -90,6 +115,12 @@ class Fetch(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
     queue_id: int
     part: int
+
+
+class Released(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Answer to ``Release``: the idle sessions to this site are ended."""
+
+    site: str
 
 
 class Beat(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -114,14 +145,16 @@ class Transcript(msgspec.Struct, frozen=True, array_like=True, tag=True):
     lines: list[str]
 
 
-ToWorker = Configure | Lookup | Deliver | Part | Settled | Release | Drain
-FromWorker = Ready | Site | Result | Fetch | Beat | Event | Transcript
+ToWorker = Configure | Lookup | Deliver | Room | Part | Settled | Release | Lease | Drain
+FromWorker = Ready | Released | Site | Results | Fetch | Beat | Event | Transcript
 
 _encoder = msgspec.msgpack.Encoder()
 to_worker_decoder: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
 from_worker_decoder: msgspec.msgpack.Decoder[FromWorker] = msgspec.msgpack.Decoder(FromWorker)
 
 T = TypeVar("T")
+
+_LENGTH = struct.Struct("!I")
 
 
 def encode(frames: Iterable[ToWorker | FromWorker]) -> bytes:
@@ -134,29 +167,56 @@ def encode(frames: Iterable[ToWorker | FromWorker]) -> bytes:
     return b"".join(parts)
 
 
+def encode_results(results: Iterable[bytes]) -> bytes:
+    """The octets of ``Results`` for results that are in MessagePack already, in one frame or, of many, more."""
+    whole: list[bytes] = []
+    chunk: list[msgspec.Raw] = []
+    octets = 0
+    for result in results:
+        if octets + len(result) > RESULTS_LIMIT and chunk:
+            whole.append(_results(chunk))
+            chunk, octets = [], 0
+        chunk.append(msgspec.Raw(result))
+        octets += len(result)
+    whole.append(_results(chunk))
+    return b"".join(whole)
+
+
+def _results(results: list[msgspec.Raw]) -> bytes:
+    body = _encoder.encode((Results.__name__, results))
+    return len(body).to_bytes(4, "big") + body
+
+
 class Unframer:
     """Cuts a stream of octets into frames, whatever way it arrives."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
 
-    def feed(self, data: bytes, decoder: msgspec.msgpack.Decoder[T]) -> Iterator[T]:
-        """Yield every frame that is complete now; raises ``FrameError`` for anything else."""
+    def feed(self, data: bytes, decoder: msgspec.msgpack.Decoder[T]) -> list[T]:
+        """Every frame that is complete now; raises ``FrameError`` for anything else."""
         buffer = self._buffer
-        buffer += data
-        start, end = 0, len(buffer)
-        with memoryview(buffer) as view:
-            frames: list[T] = []
+        whole: bytes | bytearray = data
+        if buffer:
+            buffer += data
+            whole = buffer
+        found: list[T] = []
+        start, end = 0, len(whole)
+        with memoryview(whole) as view:
             while end - start >= 4:
-                length = int.from_bytes(view[start : start + 4], "big")
+                (length,) = _LENGTH.unpack_from(view, start)
                 if length > FRAME_LIMIT:
                     raise FrameError(f"a frame of {length} octets")
-                if end - start - 4 < length:
+                stop = start + 4 + length
+                if stop > end:
                     break
                 try:
-                    frames.append(decoder.decode(view[start + 4 : start + 4 + length]))
+                    found.append(decoder.decode(view[start + 4 : stop]))
                 except (msgspec.DecodeError, ValueError) as error:
                     raise FrameError(str(error)) from error
-                start += 4 + length
-        del buffer[:start]
-        yield from frames
+                start = stop
+        if whole is buffer:
+            del buffer[:start]
+        elif start < end:
+            buffer += data[start:]
+        return found

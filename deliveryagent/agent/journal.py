@@ -26,6 +26,7 @@ import os
 import struct
 from collections import deque
 from enum import IntEnum
+from functools import lru_cache
 from pathlib import Path
 from typing import Self
 from zlib import crc32
@@ -45,7 +46,7 @@ _MAGIC = b"DAjournl"
 _VERSION = 1
 _PAGE = 4096
 _HEADER = struct.Struct("<8sIIIQ16s")
-_HEAD = struct.Struct("<III")  # at 4: checksum of the facts, recipients, length of the host text
+_HEAD = struct.Struct("<III16x")  # at 4: checksum of the facts, recipients, length of the host text
 _DESCRIPTORS = (16, 24)  # of the two result areas
 _DESCRIPTOR = struct.Struct("<II")
 _FACTS = 32
@@ -68,6 +69,9 @@ class State(IntEnum):
     STARTED = 1  # taken up; nothing can have been delivered
     DOT = 2  # the final dot was written, or was about to be
     REPLIED = 3  # the outcome is known
+
+
+_STARTED, _DOT, _REPLIED = map(int, State)  # plain numbers are quicker to store
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -143,8 +147,9 @@ class Journal:
         recipients = request.recipients
         count = len(recipients)
         if count == 1:
-            only = recipients[0]
-            facts = _ONE_RECIPIENT.pack(request.queue_id, only.number, only.attempt)
+            facts = _ONE_RECIPIENT.pack(
+                request.queue_id, recipients[0].number, recipients[0].attempt
+            )
         else:
             if self._area(count, 1)[1] < _LEAST_RESULT + _LEAST_RECIPIENT * count:
                 raise ValueError(f"a request of {count} recipients does not fit this journal")
@@ -155,45 +160,51 @@ class Journal:
         slot = self._free.pop()
         self._counts[slot] = count
         at = _PAGE + slot * self._slot_size
-        self._map[at + _FACTS : at + _FACTS + len(facts)] = facts
-        _HEAD.pack_into(self._map, at + 4, crc32(facts), count, 0)
-        self._map[at] = State.STARTED
+        self._map[at + 4 : at + _FACTS + len(facts)] = _HEAD.pack(crc32(facts), count, 0) + facts
+        self._map[at] = _STARTED
         return slot
 
     def dot(self, slot: int, host: str) -> None:
         """Note that the final dot is about to be written to this host; call it before the write."""
-        text = host.encode("ascii", "replace")[:_HOST_ROOM]
-        at = _PAGE + slot * self._slot_size
+        text = _host_text(host)
+        octets, at = self._map, _PAGE + slot * self._slot_size
         place = at + _FACTS + 8 + 8 * self._counts[slot]
-        self._map[place : place + len(text)] = text
-        _LENGTH.pack_into(self._map, at + 12, len(text))
-        self._map[at] = self._map[at] & 0b1100 | State.DOT
+        octets[place : place + len(text)] = text
+        _LENGTH.pack_into(octets, at + 12, len(text))
+        octets[at] = octets[at] & 0b1100 | _DOT
 
-    def learned(self, slot: int, result: DeliveryResult) -> None:
+    def learned(self, slot: int, result: DeliveryResult) -> bytes:
         """Note what is known while the request goes on: ``result`` names only some of its
-        recipients.
+        recipients. Returns the whole result in MessagePack.
         """
-        at = _PAGE + slot * self._slot_size
-        area = 2 if self._map[at] >> 2 == 1 else 1
+        octets, at = self._map, _PAGE + slot * self._slot_size
+        area = 2 if octets[at] >> 2 == 1 else 1
         start, room = self._area(self._counts[slot], area)
-        body = _encode(result)
+        whole = body = _encode(result)
         if len(body) > room:
             body = _fitting(result, room)
         place = at + start
-        self._map[place : place + len(body)] = body
-        _DESCRIPTOR.pack_into(self._map, at + _DESCRIPTORS[area - 1], len(body), crc32(body))
-        self._map[at] = area << 2 | State.REPLIED
+        octets[place : place + len(body)] = body
+        _DESCRIPTOR.pack_into(octets, at + _DESCRIPTORS[area - 1], len(body), crc32(body))
+        octets[at] = area << 2 | _REPLIED
+        return whole
 
-    def replied(self, slot: int, result: DeliveryResult) -> None:
-        """Note the outcome; the slot is kept until :meth:`settled` names the result's sequence."""
-        self.learned(slot, result)
+    def replied(self, slot: int, result: DeliveryResult) -> bytes:
+        """Note the outcome; the slot is kept until :meth:`settled` names the result's sequence.
+
+        Returns the result in MessagePack.
+        """
         self._unsettled.append((result.sequence, slot))
+        return self.learned(slot, result)
 
     def settled(self, sequence: int) -> None:
         """Everything up to this sequence is durable elsewhere: free the slots."""
         unsettled = self._unsettled
+        octets, size, free = self._map, self._slot_size, self._free
         while unsettled and unsettled[0][0] <= sequence:
-            self.drop(unsettled.popleft()[1])
+            slot = unsettled.popleft()[1]
+            octets[_PAGE + slot * size] = 0
+            free.append(slot)
 
     def drop(self, slot: int) -> None:
         """Forget a request that left nothing to remember."""
@@ -225,6 +236,12 @@ class Journal:
         return True
 
 
+@lru_cache(maxsize=1024)
+def _host_text(host: str) -> bytes:
+    return host.encode("ascii", "replace")[:_HOST_ROOM]
+
+
+@lru_cache(maxsize=4096)
 def _area(slot_size: int, count: int, area: int) -> tuple[int, int]:
     """Where in a slot a result area begins, and how much it holds."""
     first = _FACTS + 8 + 8 * count + _HOST_ROOM

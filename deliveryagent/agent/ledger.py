@@ -191,7 +191,7 @@ class Ledger:
         *,
         relayed: bool = False,
     ) -> None:
-        self.untried = False
+        self.untried = self.untried and judgement.verdict is Verdict.RETURNED
         self._results[recipient.number] = RecipientResult(
             recipient.number,
             judgement.verdict,

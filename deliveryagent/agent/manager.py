@@ -13,41 +13,45 @@ when answers cannot be recorded, nothing more is handed out. Nothing here grows 
 import asyncio
 import contextlib
 import random
-import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
 
 import msgspec
 
-from deliveryagent.agent import frames, journal, recovery
+from deliveryagent.agent import dispatch, frames, journal, recovery
+from deliveryagent.agent.active import Batch, Destination
 from deliveryagent.agent.bounce import Composer
 from deliveryagent.agent.crew import Crew, Worker
 from deliveryagent.agent.custody import LOOK_AGAIN, Custody
 from deliveryagent.agent.recorder import Recorder
 from deliveryagent.agent.reporting import Reporting
 from deliveryagent.agent.rules import Rules
-from deliveryagent.agent.schedule import Batch, Destination, Schedule
+from deliveryagent.agent.schedule import Schedule
 from deliveryagent.agent.sites import Sites
 from deliveryagent.log import EventLog
-from deliveryagent.mail.delivery import (
-    DeliveryRequest,
-    DeliveryResult,
-    Pressure,
-    RequestRecipient,
-    Verdict,
-)
-from deliveryagent.mail.envelope import arrival_of
+from deliveryagent.mail.delivery import DeliveryResult, Pressure
 from deliveryagent.policy.notices import Incident
 from deliveryagent.queue import claims, outcomes
 from deliveryagent.queue.aftermath import barrier
+from deliveryagent.queue.submissions import Submission
 from deliveryagent.queue.thread import Database, StoreUnavailable
 
+_PRESSURES = {pressure.value: pressure for pressure in Pressure}
 UNSETTLED_LIMIT = 1_000  # answers waiting for their commit before no more work is handed out
-SESSIONS_PER_WORKER = 20  # a site gets one more worker for each such part of its window
 
 
 class Manager:
-    """The scheduler of one agent; see the module's docstring."""
+    """The scheduler of one agent; see the module's docstring.
+
+    ``unleased``: the lease is over and not renewed yet. ``progress`` counts turns of the wheel, for the
+    watchdog.
+    """
+
+    crew: Crew | None = None
+    draining = False
+    store_trouble = ""
+    unleased = False
+    progress = 0
 
     def __init__(
         self,
@@ -64,11 +68,10 @@ class Manager:
     ) -> None:
         self.schedule = schedule
         self.rules = rules
-        self.crew: Crew | None = None
-        self.draining = False
-        self.store_trouble = ""
+        # Called where other agents work too: a share keeps something waiting; a worker's sessions ended.
+        self.short_of_slots: Callable[[], None] = lambda: None
+        self.released: Callable[[Worker, str], None] = lambda _worker, _site: None
         self.idled = asyncio.Event()  # nothing was runnable at some moment
-        self.progress = 0  # turns of the wheel, for the watchdog
         self._database = database
         self._identity = identity
         self._log = log
@@ -86,7 +89,7 @@ class Manager:
             log=log,
             clock=clock,
             rng=rng,
-            recorded=self._recorded,
+            recorded=self._look,
         )
         self.sites = Sites(
             database=database, schedule=schedule, worker_for=self._worker_for, release=self.release
@@ -97,6 +100,7 @@ class Manager:
             schedule=schedule,
             rules=rules,
             find_sites=self.sites.find,
+            taken_in=self._taken_in,
         )
 
     # -- running ---
@@ -105,6 +109,14 @@ class Manager:
         """Something may be due now: mail was enqueued, an operator gave an order, a report was written."""
         self.custody.news()
         self._wake.set()
+
+    def arrived(self, submissions: Sequence[Submission]) -> None:
+        """New mail is in the queue; has to be told the moment its transaction is known to be committed."""
+        halted = self.draining or self.store_trouble or self.unleased
+        if not halted and self.custody.arrived(submissions, self._clock()):
+            self._soon()
+        else:
+            self.nudge()
 
     async def run(self) -> None:
         """Claim and dispatch until cancelled."""
@@ -115,11 +127,18 @@ class Manager:
                     async with self._wheel:
                         if not self.draining:
                             await self.custody.claim(self._clock())
-                        await self.custody.give_back()
+                            await self.custody.give_back(self._clock())
+                        else:
+                            self.custody.look(list(self.schedule.destinations.values()))
+                            await self.custody.give_back()
             self.progress += 1
             self._soon()
             if not self._wake.is_set():
                 await self._sleep()
+
+    def look_at_sites(self) -> None:
+        """Requests may start that could not, or are to come back."""
+        self._soon()
 
     def _soon(self) -> None:
         """Dispatch and log once this turn of the event loop has been heard out."""
@@ -129,20 +148,24 @@ class Manager:
 
     def _turn(self) -> None:
         self._turning = False
+        self.recorder.gather(alone=not self.schedule.in_flight)
         self._dispatch()
+        if self.schedule.short:
+            self.short_of_slots()
         self.recorder.write_log()
-        if self.idle:
+        if not self.idled.is_set() and self.idle:
             self.idled.set()
 
-    def _recorded(self, batch: Batch) -> None:
-        self.custody.check(batch.lane.destination)
-        self._look(batch.lane.destination)
+    def _taken_in(self) -> None:
+        """Recipients came from the store: there may be something to hand out, or to give back."""
+        self._wake.set()
         self._soon()
 
-    def _look(self, destination: Destination) -> None:
-        """Turn the claim wheel if this destination wants more, or can go back."""
-        if destination.hungry or destination.done:
+    def _look(self, destinations: Iterable[Destination]) -> None:
+        """Something about these changed: turn the claim wheel if one wants more, or can go back."""
+        if self.custody.look(destinations):
             self._wake.set()
+        self._soon()
 
     async def _sleep(self) -> None:
         now = self._clock()
@@ -191,68 +214,36 @@ class Manager:
     # -- the dispatch wheel ---
 
     def _dispatch(self) -> None:
-        if self.draining or self.store_trouble or self.recorder.unsettled >= UNSETTLED_LIMIT:
+        if self.crew is None:
             return
-        if self.crew is None or not any(w.ready and not w.draining for w in self.crew.workers):
-            return
-        for batch in self.schedule.next_batches(self._clock()):
-            site = batch.lane.site
-            assert site is not None
-            worker = self._worker_for(site.name, site.busy - 1)
-            assert worker is not None
-            batch.worker = worker.index
-            worker.in_flight += 1
-            worker.say(frames.Deliver(self._request(batch)))
-            self._look(batch.lane.destination)
+        now, schedule = self._clock(), self.schedule
+        stopped = bool(self.draining or self.store_trouble or self.unleased)
+        places = dispatch.divide(schedule, self.crew.workers, now, stopped=stopped)
+        if self.recorder.unsettled < UNSETTLED_LIMIT:
+            touched, octets = dispatch.hand_out(schedule, places, now)
+            self.custody.content -= octets
+            if touched and self.custody.look(touched):
+                self._wake.set()
 
-    def _worker_for(self, name: str, place: int = 0) -> Worker | None:
-        """The worker that has, or will have, the sessions to a site: always the same for the same place."""
+    def _worker_for(self, name: str) -> Worker | None:
         assert self.crew is not None
-        ready = [w for w in self.crew.workers if w.ready and not w.draining]
-        if not ready:
-            return None
-        return ready[(zlib.crc32(name.encode()) + place // SESSIONS_PER_WORKER) % len(ready)]
-
-    def _request(self, batch: Batch) -> DeliveryRequest:
-        first = batch.recipients[0]
-        content, batch.content = batch.content, None
-        self.custody.content -= len(content or b"")
-        return DeliveryRequest(
-            serial=batch.serial,
-            queue_id=first.message_id,
-            sender=first.sender,
-            recipients=tuple(
-                RequestRecipient(r.number, r.address, r.attempts + 1, r.notify, r.orcpt)
-                for r in batch.recipients
-            ),
-            domain=first.destination,
-            next_hop=batch.lane.next_hop,
-            route=batch.lane.route,
-            size=first.size,
-            dotted=first.dotted,
-            eightbit=first.eightbit,
-            utf8=first.utf8,
-            long_lines=first.long_lines,
-            ret=first.ret,
-            envid=first.envid,
-            arrival=arrival_of(first.message_id),
-            due=first.due,
-            content=content,
-        )
+        return dispatch.first_worker(name, self.crew.workers)
 
     # -- the settlement wheel ---
 
     def worker_said(self, worker: Worker, frame: frames.FromWorker) -> None:
         """A frame arrived from a worker."""
         match frame:
-            case frames.Result():
-                worker.in_flight -= 1
-                self.answered(frame.result, worker)
+            case frames.Results():
+                worker.in_flight -= len(frame.results)
+                self.answered(frame.results, worker)
             case frames.Site():
                 self.sites.answered(frame, self._clock())
                 self._soon()
             case frames.Fetch():
                 self._send_part(worker, frame)
+            case frames.Released():
+                self.released(worker, frame.site)
             case frames.Ready():
                 worker.ready = True
                 self.sites.ask_again(worker)
@@ -278,25 +269,23 @@ class Manager:
         future = self._database.submit(claims.part, (wanted.queue_id, wanted.part))
         future.add_done_callback(send)
 
-    def answered(self, result: DeliveryResult, worker: Worker | None = None) -> None:
-        """A request is over: free its slot, learn from it, record it."""
+    def answered(self, results: Sequence[DeliveryResult], worker: Worker | None = None) -> None:
+        """Requests are over: free their slots, learn from them, record them with others of this turn."""
         now = self._clock()
-        pending = self.schedule.in_flight.get(result.serial)
-        if pending is None:
-            return
-        site = pending.lane.site
-        assert site is not None
-        was_closed = self.schedule.closed_until(site, now)
-        batch = self.schedule.complete(result.serial, Pressure(result.pressure), result.reason, now)
-        assert batch is not None
-        returned = {r.number for r in result.recipients if r.verdict == Verdict.RETURNED}
-        if returned:
-            self.schedule.put_back(batch, returned)
-        self.recorder.settle(batch, result, worker, now)
-        if not was_closed and self.schedule.closed_until(site, now):
-            self.sites.closed(site, now)
-        self._look(batch.lane.destination)
-        self._soon()
+        schedule, recorder = self.schedule, self.recorder
+        touched: set[Destination] = set()
+        for result in results:
+            pressure = _PRESSURES[result.pressure]
+            batch = schedule.complete(result.serial, pressure, result.reason, now)
+            if batch is None:
+                continue
+            untried = recorder.settle(batch, result, worker, now)
+            if untried:
+                schedule.put_back(batch, untried)
+            touched.add(batch.lane.destination)
+        while schedule.closings:
+            self.sites.closed(schedule.closings.pop(), now)
+        self._look(touched)
 
     # -- dead workers ---
 
@@ -306,17 +295,20 @@ class Manager:
         now = self._clock()
         if not worker.draining:
             self._log.event("worker_died", {"worker": worker.index}, now=now)
-        for batch in [b for b in self.schedule.in_flight.values() if b.worker == worker.index]:
+        for batch in [b for b in self.schedule.in_flight.values() if b.place == worker.index]:
             key = (batch.queue_id, tuple((r.number, r.attempts + 1) for r in batch.recipients))
             entry = entries.get(key)
             result = recovery.judged(entry, batch.recipients, now=now)
             if result is not None:
-                self.answered(msgspec.structs.replace(result, serial=batch.serial, sequence=0))
+                self.answered([msgspec.structs.replace(result, serial=batch.serial, sequence=0)])
             else:
                 self.try_again(batch, crashed=entry is not None, now=now)
+        self.schedule.vacate(worker.index)
+        self.recorder.hand_in()
         # Outcomes are recorded in the order they were handed in: once this is, the others are as well.
+        # Where they cannot be recorded, the journal knows them still.
         self._database.submit(barrier, None).add_done_callback(
-            lambda _: path.unlink(missing_ok=True)
+            lambda done: None if done.exception() else path.unlink(missing_ok=True)
         )
 
     def worker_not_started(self, worker: Worker, error: OSError) -> None:
@@ -327,9 +319,10 @@ class Manager:
     def try_again(self, batch: Batch, *, crashed: bool, now: float) -> None:
         """Nobody knows what became of a request: it waits again, as a suspect if its process died."""
         self.schedule.complete(batch.serial, Pressure.NONE, "", now)
+        destination = batch.lane.destination
         if not crashed:
             self.schedule.put_back(batch, {r.number for r in batch.recipients})
-            self._soon()
+            self._look([destination])
             return
 
         def counted(crashes: asyncio.Future[int]) -> None:
@@ -341,6 +334,6 @@ class Manager:
                 )
             else:
                 self.schedule.put_back(batch, {r.number for r in batch.recipients}, suspect=True)
-            self._soon()
+            self._look([destination])
 
         self._database.submit(outcomes.crashed, batch.queue_id).add_done_callback(counted)

@@ -1,15 +1,28 @@
 """A worker's end of the socket pair to its manager: frames in, frames out.
 
-Guarantees: everything said in one turn of the event loop leaves in one write; frames that come
+Guarantees: everything said in one turn of the event loop leaves in one write, a result that others
+will follow some milliseconds later at most; frames that come
 before anybody listens are kept in order; what is no frame ends the connection. Never decides
 anything.
 """
 
 import asyncio
 from collections import deque
+from enum import Enum
 from typing import Protocol, cast
 
 from deliveryagent.agent import frames
+
+GATHERED = 0.004  # seconds for which results are gathered at most
+MANY_RESULTS = 64  # that are not kept waiting
+
+
+class Flushes(Enum):
+    """Whether what was said is going to be written."""
+
+    NOT = 0
+    LATER = 1
+    SOON = 2
 
 
 class Listener(Protocol):
@@ -29,6 +42,9 @@ class ManagerLink(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._unframer = frames.Unframer()
         self._outbox: list[frames.FromWorker] = []
+        self._flushes = Flushes.NOT
+        self._timer: asyncio.TimerHandle | None = None
+        self._results: list[bytes] = []
         self._early: deque[frames.ToWorker] = deque()
         self._listener: Listener | None = None
         self._transport: asyncio.Transport | None = None
@@ -51,9 +67,26 @@ class ManagerLink(asyncio.Protocol):
 
     def say(self, frame: frames.FromWorker) -> None:
         """Tell the manager."""
-        if not self._outbox:
+        if self._flushes is not Flushes.SOON:
+            self._flushes = Flushes.SOON
             self._loop.call_soon(self._flush)
         self._outbox.append(frame)
+
+    def report(self, result: bytes, *, soon: bool = True) -> None:
+        """Tell the manager how a delivery ended, together with others that end in this turn.
+
+        Not ``soon``: there is other work yet, and waking the manager is not free, so a few
+        milliseconds are waited for more. ``result`` is a ``DeliveryResult`` in MessagePack.
+        """
+        self._results.append(result)
+        if self._flushes is Flushes.SOON:
+            return
+        if soon or len(self._results) >= MANY_RESULTS:
+            self._flushes = Flushes.SOON
+            self._loop.call_soon(self._flush)
+        elif self._flushes is Flushes.NOT:
+            self._flushes = Flushes.LATER
+            self._timer = self._loop.call_later(GATHERED, self._flush)
 
     async def close(self, limit: float) -> None:
         """Let what was said go out, for at most ``limit`` seconds."""
@@ -63,9 +96,17 @@ class ManagerLink(asyncio.Protocol):
             await asyncio.wait((self._closed,), timeout=limit)
 
     def _flush(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._flushes = Flushes.NOT
         outbox, self._outbox = self._outbox, []
-        if self._transport is not None and outbox:
-            self._transport.write(frames.encode(outbox))
+        results, self._results = self._results, []
+        octets = frames.encode(outbox) if outbox else b""
+        if results:
+            octets += frames.encode_results(results)
+        if self._transport is not None and octets:
+            self._transport.write(octets)
 
     # asyncio calls these
 

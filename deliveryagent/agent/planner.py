@@ -6,7 +6,8 @@ than the answer of the name service it was made from. Never dials.
 """
 
 import random
-from collections.abc import Hashable
+import time
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 from itertools import islice
 
@@ -26,10 +27,10 @@ class Plan:
     """The way to one next hop.
 
     ``best`` is the preference of the best hosts. ``are_mx`` says that this host is itself among the
-    hosts.
+    hosts. ``until`` is when it is too old, by the resolver's clock.
     """
 
-    __slots__ = ("_client", "_hop", "_hosts", "_keys", "_rng", "_turn", "are_mx", "best")
+    __slots__ = ("_client", "_hop", "_hosts", "_keys", "_rng", "_turn", "are_mx", "best", "until")
 
     def __init__(
         self,
@@ -46,6 +47,7 @@ class Plan:
         self._turn = 0
         self._keys = [session_key(endpoint, client.profile) for endpoint in islice(best, _KEYS)]
         self.best = best[0].preference
+        self.until = float("inf")
         self.are_mx = hop.mx and targets.includes_ourselves(hosts, client.own)
 
     def keys(self) -> list[Hashable]:
@@ -56,6 +58,10 @@ class Plan:
             return keys[turn:] + keys[:turn]
         return keys
 
+    def leads_to(self, key: Hashable) -> bool:
+        """Whether sessions with this key go to one of the best hosts."""
+        return key in self._keys
+
     def endpoints(self) -> tuple[Endpoint, ...]:
         """The addresses to dial, in order; another order among equals each time."""
         if self._hop.path:
@@ -65,10 +71,17 @@ class Plan:
 
 
 class Planner:
-    """Makes the plans of one worker."""
+    """Makes the plans of one worker; ``clock`` is the resolver's."""
 
-    def __init__(self, resolver: Resolver, rng: random.Random) -> None:
+    def __init__(
+        self,
+        resolver: Resolver,
+        rng: random.Random,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._resolver = resolver
+        self.clock = clock
         self._rng = rng
         self._plans: dict[tuple[NextHop, Client], tuple[MailHosts, Plan | Failure]] = {}
 
@@ -84,10 +97,20 @@ class Planner:
         if known is not None and known[0] is hosts:
             return known[1]
         plan = self._make(hop, client, hosts)
+        if isinstance(plan, Plan) and not hop.path:
+            left = self._resolver.holds(hop, protocols=client.settings.inet_protocols)
+            plan.until = self.clock() + left
         if len(self._plans) >= _PLANS_KEPT:
             del self._plans[next(iter(self._plans))]
         self._plans[hop, client] = (hosts, plan)
         return plan
+
+    def known(self, hop: NextHop, client: Client) -> Plan | None:
+        """The plan :meth:`plan` would give, if that is known without asking anybody."""
+        known = self._plans.get((hop, client))
+        if known is None or isinstance(known[1], Failure) or known[1].until <= self.clock():
+            return None
+        return known[1]
 
     async def site(self, hop: NextHop, client: Client) -> tuple[str, float]:
         """The name of the site behind a next hop and for how long it holds; empty when unknown now."""

@@ -83,6 +83,15 @@ def inherited_sockets(environ: Mapping[str, str], pid: int) -> dict[str, int]:
     }
 
 
+def inherited_copy(environ: Mapping[str, str], pid: int, name: str) -> int | None:
+    """A copy of one of these descriptors, None when there is none by that name.
+
+    A copy, because an agent that begins anew in the same process needs the original again.
+    """
+    descriptor = inherited_sockets(environ, pid).get(name)
+    return None if descriptor is None else os.dup(descriptor)
+
+
 def _watchdog_interval(environ: Mapping[str, str]) -> float | None:
     """Seconds between signs of life: half of what systemd allows, None when it does not watch
     us."""

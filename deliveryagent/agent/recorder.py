@@ -1,37 +1,64 @@
 """The settlement wheel: answers become rows, reports, log lines, and receipts for the journal.
 
+Everything that is answered in one turn of the event loop, or under load within a moment, goes to the store as
+one job and comes back as one.
 Guarantees: what is owed to a sender is handed in together with the outcome that causes it, so both are one
 transaction; a worker's journal slot is released only after the commit; an outcome the store refuses puts its
 message on hold, because a second attempt could be a second copy.
 """
 
+import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 
 from deliveryagent.agent import settlement
+from deliveryagent.agent.active import Batch, Destination
 from deliveryagent.agent.crew import Worker
 from deliveryagent.agent.frames import Settled
 from deliveryagent.agent.reporting import Reporting
 from deliveryagent.agent.rules import Rules
-from deliveryagent.agent.schedule import Batch, Schedule
+from deliveryagent.agent.schedule import Schedule
 from deliveryagent.agent.watchers import Watchers
 from deliveryagent.log import Attempt, EventLog
-from deliveryagent.mail.delivery import DeliveryResult, RecipientResult, Trouble
+from deliveryagent.mail.delivery import DeliveryResult, RecipientResult, Trouble, Verdict
 from deliveryagent.mail.envelope import RecipientStatus, format_queue_id
 from deliveryagent.policy.notices import Incident
-from deliveryagent.queue import outcomes
+from deliveryagent.queue import outcomes, overdue
 from deliveryagent.queue.aftermath import absolve, barrier
 from deliveryagent.queue.claims import Claimed
 from deliveryagent.queue.outcomes import Settlement
 from deliveryagent.queue.thread import Database, StoreUnavailable
 
+GATHER = 0.03  # seconds between two times that answers are handed in under load,
+GATHERED = 300  # unless there are so many
 _LOST = (RecipientStatus.BOUNCED, RecipientStatus.EXPIRED)
+_DELIVERED = RecipientStatus.DELIVERED.value
 
-Rows = list[tuple[Claimed, RecipientResult, Settlement]]
+Rows = Sequence[tuple[Claimed, RecipientResult, Settlement]]
+
+
+class _Turn:
+    """What was answered in one turn of the event loop."""
+
+    __slots__ = ("answers", "owing", "receipts", "rows", "settlements")
+
+    def __init__(self) -> None:
+        self.settlements: list[Settlement] = []
+        self.rows: list[
+            tuple[Claimed, int]
+        ] = []  # for each settlement: whose, and the session's uses
+        self.answers: list[
+            tuple[Batch, int]
+        ] = []  # each request, with the number of its settlements
+        self.receipts: dict[
+            tuple[Worker, int], int
+        ] = {}  # by process, the last result to acknowledge
+        self.owing: list[int] = []  # messages whose reports are due with these settlements
 
 
 class Recorder:
-    """Records what became of requests; ``recorded`` is called after each commit."""
+    """Records what became of requests; ``recorded`` is called after a commit, with what it touched."""
 
     def __init__(
         self,
@@ -43,7 +70,7 @@ class Recorder:
         log: EventLog,
         clock: Callable[[], float],
         rng: random.Random,
-        recorded: Callable[[Batch], None],
+        recorded: Callable[[Iterable[Destination]], None],
     ) -> None:
         self.rules = rules
         self.reporting = reporting
@@ -55,6 +82,9 @@ class Recorder:
         self._clock = clock
         self._rng = rng
         self._recorded = recorded
+        self._turn = _Turn()
+        self._handed_in = 0.0  # when answers were last handed in, by the event loop's clock
+        self._later: asyncio.TimerHandle | None = None
         self._records: list[Attempt] = []
         self._owing: set[int] = set()
 
@@ -66,54 +96,110 @@ class Recorder:
     async def done(self) -> None:
         """Wait until all answers and reports handed in so far are durable."""
         while self.busy:
+            self.hand_in()
             await self._database.submit(barrier, None)
 
     def settle(
         self, batch: Batch, result: DeliveryResult, worker: Worker | None, now: float
-    ) -> None:
-        """Record an answer, and what it makes us owe."""
-        rows = list(
-            settlement.settlements(
-                result, batch.recipients, now=now, settings=self.rules.retry, rng=self._rng
-            )
-        )
-        if not rows:
-            return
-        self.unsettled += 1
-        pid = worker.pid if worker is not None else 0
+    ) -> Collection[int]:
+        """Record an answer, and what it makes us owe, once :meth:`hand_in` is called.
 
-        def recorded(applied: list[bool | Exception]) -> None:
-            self.unsettled -= 1
-            failed = next((answer for answer in applied if isinstance(answer, Exception)), None)
-            if isinstance(failed, StoreUnavailable):
+        Returns the numbers of the recipients that came back untried, of which there is nothing to record.
+        """
+        rows = settlement.settlements(
+            result, batch.recipients, now=now, settings=self.rules.retry, rng=self._rng
+        )
+        turn = self._turn
+        usual = True
+        for claimed, outcome, row in rows:
+            turn.settlements.append(row)
+            turn.rows.append((claimed, _uses(result, outcome)))
+            usual = usual and row.status == _DELIVERED and not row.owed
+        if rows:
+            self.unsettled += 1
+            turn.answers.append((batch, len(rows)))
+            # A successor in the worker's place has a journal of its own.
+            if worker is not None and result.sequence:
+                turn.receipts[worker, worker.pid] = result.sequence
+            if batch.suspect:
+                self._database.submit(absolve, batch.queue_id)
+            if not usual or self._owing:
+                self._settle_debts(batch, rows)
+        if len(rows) == len(result.recipients):
+            return ()
+        return [r.number for r in result.recipients if r.verdict == Verdict.RETURNED]
+
+    def _settle_debts(self, batch: Batch, rows: Rows) -> None:
+        """A report is due once no request of its message is in flight any more."""
+        self._tell_postmaster(rows)
+        queue_id = batch.queue_id
+        if any(row.owed for _, _, row in rows):
+            self._owing.add(queue_id)
+        if queue_id not in self._owing:
+            return
+        alone = rows[0][0].recipient_count == len(rows)
+        if alone or not self._schedule.in_flight_of(queue_id):
+            self._owing.discard(queue_id)
+            self._turn.owing.append(queue_id)
+
+    def gather(self, *, alone: bool) -> None:
+        """Have answers recorded: at once when no others will come, together with others under load."""
+        loop = asyncio.get_running_loop()
+        early = self._handed_in + GATHER - loop.time()
+        if alone or early <= 0 or len(self._turn.answers) >= GATHERED:
+            self.hand_in()
+        elif self._turn.answers and self._later is None:
+            self._later = loop.call_later(early, self.hand_in)
+
+    def hand_in(self) -> None:
+        """Hand what was answered in this turn to the store."""
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
+        turn = self._turn
+        if not turn.answers:
+            return
+        self._turn = _Turn()
+        self._handed_in = asyncio.get_running_loop().time()
+        self._database.submit_many(
+            outcomes.settle, turn.settlements, partial(self._handed_back, turn)
+        )
+        for queue_id in turn.owing:
+            self.reporting.report(queue_id)
+
+    def _handed_back(self, turn: _Turn, applied: list[bool | Exception]) -> None:
+        self.unsettled -= len(turn.answers)
+        if applied.count(True) < len(applied):
+            if any(isinstance(answer, StoreUnavailable) for answer in applied):
                 return  # the service ends: the journal knows, and the next start records it
-            if failed is not None:
-                self._unrecordable(batch, failed)
+            self._hold_unrecordable(turn, applied)
+        destinations: set[Destination] = set()
+        for batch, _ in turn.answers:
             self._schedule.settled(batch)
             self.watchers.tell(batch.queue_id)
-            # A successor in the worker's place has a journal of its own.
-            if worker is not None and result.sequence and worker.pid == pid:
-                worker.say(Settled(result.sequence))
-            self._records.extend(
-                settlement.record(recipient, row, _uses(result, outcome))
-                for (recipient, outcome, row), done in zip(rows, applied, strict=True)
-                if done is True
-            )
-            self._recorded(batch)
+            destinations.add(batch.lane.destination)
+        for (worker, pid), sequence in turn.receipts.items():
+            if worker.pid == pid:
+                worker.say(Settled(sequence))
+        self._records += [
+            settlement.record(claimed, row, uses)
+            for (claimed, uses), row, done in zip(turn.rows, turn.settlements, applied, strict=True)
+            if done is True
+        ]
+        self._recorded(destinations)
 
-        if batch.suspect:
-            self._database.submit(absolve, batch.queue_id)
-        self._database.submit_many(outcomes.settle, [row[2] for row in rows], recorded)
-        self._tell_postmaster(rows)
-        if any(row[2].owed for row in rows):
-            self._owing.add(batch.queue_id)
-        if batch.queue_id in self._owing and not self._schedule.in_flight_of(batch.queue_id):
-            self._owing.discard(batch.queue_id)
-            self.reporting.report(batch.queue_id)
+    def _hold_unrecordable(self, turn: _Turn, applied: list[bool | Exception]) -> None:
+        place = 0
+        for batch, count in turn.answers:
+            for answer in applied[place : place + count]:
+                if isinstance(answer, Exception):
+                    self._unrecordable(batch, answer)
+                    break
+            place += count
 
-    def expire(self, expiry: outcomes.Expiry) -> None:
+    def expire(self, expiry: overdue.Expiry) -> None:
         """Record that a waiting recipient's time is over, and the report that is owed for it."""
-        self._database.submit(outcomes.expire, expiry)
+        self._database.submit(overdue.expire, expiry)
         if expiry.owed:
             self.reporting.report(expiry.message_id)
 

@@ -5,104 +5,25 @@ that a dead, slow or busy site never holds up another. Inside a site the destina
 destination the messages in the order of their due times. Suspects (messages during whose delivery a process
 died before) go one at a time in the whole agent, so that guilt shows and innocents are cleared.
 
-Guarantees: a recipient is in the active set at most once; the requests in flight to a site never exceed its
-window; nothing here grows beyond what was put in. Never touches the store, a socket or a clock: callers say
-what time it is.
+Guarantees: a recipient is in the active set at most once; the requests that may run at a site never exceed
+its window (``allotment``); nothing here grows beyond what was put in. Never touches the store, a socket or a
+clock: callers say what time it is.
 """
 
 import random
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Sequence
 
+from deliveryagent.agent.active import LARGEST_QUOTA, Batch, Destination, Lane, Portion, Site
+from deliveryagent.agent.allotment import divide
 from deliveryagent.agent.rules import Rules
 from deliveryagent.mail.delivery import Pressure
 from deliveryagent.policy import batches, concurrency
-from deliveryagent.policy.concurrency import Window
-from deliveryagent.queue.claims import Claimed, Cursor
+from deliveryagent.policy.concurrency import UNLIMITED, Window
+from deliveryagent.queue.lines import Claimed
 
-_FIRST_QUOTA = 40
-_LARGEST_QUOTA = 1000
 _MEMORY = 3600.0  # seconds a site without work is remembered for the trouble it made
-
-
-@dataclass(slots=True, eq=False)
-class Batch:
-    """Recipients of one message that share a next hop: one delivery request."""
-
-    recipients: list[Claimed]
-    lane: "Lane"
-    content: bytes | None = None
-    suspect: bool = False
-    serial: int = 0
-    dispatched: float = 0.0
-    worker: int = -1
-
-    @property
-    def queue_id(self) -> int:
-        """The message it belongs to."""
-        return self.recipients[0].message_id
-
-
-@dataclass(slots=True, eq=False)
-class Lane:
-    """What one destination has waiting for one next hop."""
-
-    destination: "Destination"
-    next_hop: str
-    route: int
-    site: "Site | None" = None
-    pending: deque[Batch] = field(default_factory=deque)
-    in_turn: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class Destination:
-    """A destination in this agent's custody, with the place reached in its waiting line."""
-
-    name: str
-    lanes: dict[tuple[str, int], Lane] = field(default_factory=dict)
-    cursor_small: Cursor | None = None
-    cursor_bulk: Cursor | None = None
-    exhausted: bool = False  # nothing more was due when last asked
-    fetching: bool = False
-    quota: int = _FIRST_QUOTA
-    pending: int = 0  # recipients in memory, not in flight
-    unsettled: int = 0  # recipients in flight, or over but not recorded yet
-    leaving: bool = False  # goes back to the store as soon as nothing is unsettled
-    not_before: float = 0.0  # when it may be taken up again
-
-    @property
-    def hungry(self) -> bool:
-        """Whether more of its waiting line should be fetched."""
-        return (
-            not (self.exhausted or self.fetching or self.leaving)
-            and self.pending <= self.quota // 2
-        )
-
-    @property
-    def done(self) -> bool:
-        """Whether it can go back: nothing in memory, nothing unsettled, nothing more to fetch."""
-        if self.unsettled or self.fetching:
-            return False
-        return self.leaving or (self.exhausted and not self.pending)
-
-
-@dataclass(slots=True, eq=False)
-class Site:
-    """The MX hosts that one or more lanes share, with the window that limits the requests in flight."""
-
-    name: str
-    window: Window
-    limit: int
-    busy: int = 0
-    turns: deque[Lane] = field(default_factory=deque)
-    in_ring: bool = False
-    failed: float = 0.0  # when it was last found unusable
-
-    def waiting(self) -> int:
-        """Recipients in memory that wait for this site."""
-        return sum(len(batch.recipients) for lane in self.turns for batch in lane.pending)
+_BRISK = 0.5  # seconds to the answer, at a site of which workers get more than may run
 
 
 class Schedule:
@@ -110,7 +31,11 @@ class Schedule:
 
     def __init__(self, *, rules: Rules, rng: random.Random) -> None:
         self.rules = rules
+        self.closings: list[Site] = []  # sites that have just closed, or opened again
+        self.rooms: list[tuple[int, str, int]] = []  # what workers must be told: place, site, limit
         self._rng = rng
+        self._places: Sequence[int] = (0,)
+        self._changed: set[Site] = set()  # to be divided anew, whether it has work or not
         self.destinations: dict[str, Destination] = {}
         self.sites: dict[str, Site] = {}
         self.active: set[tuple[int, int]] = set()
@@ -120,6 +45,8 @@ class Schedule:
         self._suspects: deque[Batch] = deque()
         self._suspect_in_flight = False
         self._serial = 0
+        self.first_share = UNLIMITED  # of a site that is new here
+        self.short: set[Site] = set()  # sites whose share kept a request waiting
 
     # -- what comes in ---
 
@@ -143,16 +70,23 @@ class Schedule:
         if found is None:
             limit = self.rules.site_limit(route)
             window = concurrency.opened(self.rules.concurrency, limit=limit)
-            found = self.sites[name] = Site(name, window, limit)
+            found = self.sites[name] = Site(name, window, limit, share=self.first_share)
         return found
 
     def remember(self, name: str, closed_until: float, reason: str, now: float) -> None:
         """A site was closed when this agent, or another, last saw it."""
         site = self.site(name, -1)
+        self._changed.add(site)
         site.window = Window(
             size=0.0, closed_until=closed_until, reason=reason, closings=1, updated=now
         )
         self._closed.add(site)
+
+    def relearn(self, site: Site, window: Window) -> None:
+        """Another agent, or a person, knows better what the site takes."""
+        site.window = window
+        self._changed.add(site)
+        self._rejoin(site)
 
     def assign(self, lane: Lane, site: Site) -> None:
         """Tell which site a lane belongs to; what it has pending gets its turn."""
@@ -161,16 +95,23 @@ class Schedule:
 
     def add(
         self, lane: Lane, recipients: list[Claimed], limit: int, contents: dict[int, bytes]
-    ) -> Iterator[Batch]:
-        """Take in recipients of one message, cut into requests of at most ``limit``; yields each request."""
-        fresh = [r for r in recipients if (r.message_id, r.number) not in self.active]
-        for group in batches.pack(fresh, limit):
-            batch = Batch(
-                list(group), lane, contents.get(group[0].message_id), suspect=group[0].crashes > 0
-            )
-            self.active.update((r.message_id, r.number) for r in group)
+    ) -> list[Batch]:
+        """Take in recipients of one message, cut into requests of at most ``limit``."""
+        active = self.active
+        fresh = []
+        for recipient in recipients:
+            place = (recipient.message_id, recipient.number)
+            if place not in active:
+                active.add(place)
+                fresh.append(recipient)
+        if not fresh:
+            return []
+        content, suspect = contents.get(fresh[0].message_id), fresh[0].crashes > 0
+        groups = batches.pack(fresh, limit)
+        made = [Batch(list(group), lane, content, suspect) for group in groups]
+        for batch in made:
             self._queue(batch)
-            yield batch
+        return made
 
     def _queue(self, batch: Batch, *, first: bool = False) -> None:
         batch.lane.destination.pending += len(batch.recipients)
@@ -198,24 +139,27 @@ class Schedule:
 
     def next_batches(self, now: float) -> Iterator[Batch]:
         """Every request that may start now, site by site in turn; each is in flight once yielded."""
+        self.redivide(now)
         yield from self._next_suspect(now)
         ring = self._ring
         while ring:
             site = ring.popleft()
             site.in_ring = False
-            if not site.turns or concurrency.room(site.window, busy=site.busy, now=now) <= 0:
-                continue  # comes back by complete(), reopen() or _turn()
-            lane = site.turns.popleft()
+            turns = site.turns
+            portion = self._portion(site, now) if turns else None
+            if portion is None:
+                continue  # comes back by complete(), reopen(), shared() or _turn()
+            lane = turns.popleft()
             if lane.pending:
                 batch = lane.pending.popleft()
                 if lane.pending:
-                    site.turns.append(lane)
+                    turns.append(lane)
                 else:
                     lane.in_turn = False
-                yield self._start(batch, site, now)
+                yield self._start(batch, site, portion, now)
             else:
                 lane.in_turn = False
-            if site.turns and not site.in_ring:
+            if turns and not site.in_ring:
                 site.in_ring = True
                 ring.append(site)
 
@@ -225,16 +169,71 @@ class Schedule:
                 return
             batch = self._suspects.popleft()
             site = batch.lane.site
-            if site is None or concurrency.room(site.window, busy=site.busy, now=now) <= 0:
+            portion = None if site is None else self._portion(site, now)
+            if site is None or portion is None or portion.held >= portion.limit:
                 self._suspects.append(batch)
                 continue
             self._suspect_in_flight = True
-            yield self._start(batch, site, now)
+            yield self._start(batch, site, portion, now)
 
-    def _start(self, batch: Batch, site: Site, now: float) -> Batch:
+    def _portion(self, site: Site, now: float) -> Portion | None:
+        """The worker that gets the next request of a site; None when all have enough."""
+        if site.divided is not site.window:
+            self._divide(site, now)
+        for portion in site.portions:
+            if portion.held < portion.limit:
+                return portion
+        if site.share < max(1.0, site.window.size):
+            self.short.add(site)
+        for portion in site.portions:
+            if portion.held < portion.most:
+                return portion
+        return None
+
+    def redivide(self, now: float) -> None:
+        """Divide anew what has changed, so that ``rooms`` says everything workers must be told."""
+        while self._changed:
+            self._divide(self._changed.pop(), now)
+
+    def _divide(self, site: Site, now: float) -> None:
+        self.rooms += [
+            (portion.place, site.name, portion.limit) for portion in divide(site, self._places, now)
+        ]
+
+    def staff(self, places: Sequence[int]) -> None:
+        """The workers at these places are ready for requests."""
+        if places != self._places:
+            self._places = places
+            self._changed.update(self.sites.values())
+            for site in self.sites.values():
+                self._rejoin(site)
+
+    def vacate(self, place: int) -> None:
+        """The worker at this place is gone, and with it all it was told."""
+        for site in self.sites.values():
+            portions = [portion for portion in site.portions if portion.place != place]
+            if len(portions) < len(site.portions):
+                site.portions = portions
+                self._changed.add(site)
+                self._rejoin(site)
+
+    def shared(self, site: Site, share: int) -> None:
+        """So much of a site's limit is this agent's from now on."""
+        site.share = share
+        self._changed.add(site)
+        self._rejoin(site)
+
+    def _rejoin(self, site: Site) -> None:
+        """Something about a site changed: it is looked at when requests are next handed out."""
+        if site.turns and not site.in_ring:
+            site.in_ring = True
+            self._ring.append(site)
+
+    def _start(self, batch: Batch, site: Site, portion: Portion, now: float) -> Batch:
         self._serial += 1
-        batch.serial, batch.dispatched = self._serial, now
+        batch.serial, batch.dispatched, batch.portion = self._serial, now, portion
         site.busy += 1
+        portion.held += 1
         count = len(batch.recipients)
         batch.lane.destination.pending -= count
         batch.lane.destination.unsettled += count
@@ -253,30 +252,49 @@ class Schedule:
             return None
         if batch.suspect:
             self._suspect_in_flight = False
-        site = batch.lane.site
+        site, portion = batch.lane.site, batch.portion
         assert site is not None
-        busy = site.busy
+        assert portion is not None
+        handed_out = site.busy
         site.busy -= 1
+        portion.held -= 1
+        if not portion.limit:
+            self._changed.add(site)  # what it had too much counted against the others
+        if pressure is Pressure.UP and site.brisk != (now - batch.dispatched < _BRISK):
+            site.brisk = not site.brisk
+            self._changed.add(site)
         if pressure is Pressure.DOWN:
             site.failed = now
-        if pressure is not Pressure.NONE:
-            site.window = concurrency.after(
-                site.window,
-                pressure,
-                busy=busy,
-                now=now,
-                limit=site.limit,
-                reason=reason,
-                settings=self.rules.concurrency,
-                retry=self.rules.retry,
-                rng=self._rng,
-            )
-            if concurrency.is_closed(site.window, now):
-                self._closed.add(site)
+        usual = pressure is Pressure.UP and site.full and site.divided is site.window
+        if not usual and pressure is not Pressure.NONE:
+            busy = min(handed_out, max(1, int(site.window.size)))
+            self._learn(site, pressure, reason, busy=busy, now=now)
         if site.turns and not site.in_ring:
             site.in_ring = True
             self._ring.append(site)
         return batch
+
+    def _learn(self, site: Site, pressure: Pressure, reason: str, *, busy: int, now: float) -> None:
+        probed = site.window.closed_until
+        window = concurrency.after(
+            site.window,
+            pressure,
+            busy=busy,
+            now=now,
+            limit=site.limit,
+            reason=reason,
+            settings=self.rules.concurrency,
+            retry=self.rules.retry,
+            rng=self._rng,
+        )
+        if window is not site.window:
+            site.window = window
+            self._changed.add(site)
+            if concurrency.is_closed(window, now):
+                self._closed.add(site)
+                self.closings.append(site)
+            elif probed:
+                self.closings.append(site)
 
     def settled(self, batch: Batch) -> None:
         """The recipients of a batch are recorded; they leave the active set."""
@@ -285,10 +303,11 @@ class Schedule:
             self.active.discard((recipient.message_id, recipient.number))
         destination = batch.lane.destination
         destination.unsettled -= count
-        if destination.exhausted is False and destination.quota < _LARGEST_QUOTA:
-            destination.quota = min(_LARGEST_QUOTA, destination.quota + count)
+        destination.pace += count
+        if destination.quota < LARGEST_QUOTA:
+            destination.quota = min(LARGEST_QUOTA, destination.quota + count)
 
-    def put_back(self, batch: Batch, numbers: set[int], *, suspect: bool = False) -> None:
+    def put_back(self, batch: Batch, numbers: Collection[int], *, suspect: bool = False) -> None:
         """These recipients of a batch came back untried: they wait at the head of their lane again."""
         untried = [r for r in batch.recipients if r.number in numbers]
         batch.recipients = [r for r in batch.recipients if r.number not in numbers]
@@ -323,14 +342,24 @@ class Schedule:
             self.active.difference_update((r.message_id, r.number) for r in batch.recipients)
         return sum(len(batch.content or b"") for batch in gone)
 
+    def trim(self, destination: Destination, most: int) -> list[Batch]:
+        """Forget what a destination has waiting beyond ``most`` recipients, the last ones first."""
+        gone: list[Batch] = []
+        for lane in destination.lanes.values():
+            while lane.pending and destination.pending > most:
+                batch = lane.pending.pop()
+                destination.pending -= len(batch.recipients)
+                self.active.difference_update((r.message_id, r.number) for r in batch.recipients)
+                gone.append(batch)
+        return gone
+
     def reopen(self, now: float) -> None:
         """Sites whose closing time is over get their turn again."""
         for site in self._closed.copy():
             if not concurrency.is_closed(site.window, now):
                 self._closed.discard(site)
-                if site.turns and not site.in_ring:
-                    site.in_ring = True
-                    self._ring.append(site)
+                self._changed.add(site)
+                self._rejoin(site)
 
     def next_reopening(self, now: float) -> float:
         """When the next closed site that has work in memory may be probed; an hour from now if none."""
@@ -356,6 +385,8 @@ class Schedule:
             if not concurrency.remembers(site.window) or site.window.updated < now - _MEMORY:
                 self.sites.pop(site.name)
                 self._closed.discard(site)
+                self._changed.discard(site)
+                self.rooms += [(p.place, site.name, 0) for p in site.portions if p.limit]
 
     @property
     def size(self) -> int:

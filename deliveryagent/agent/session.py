@@ -29,7 +29,7 @@ from deliveryagent.mail.security import TlsDemand
 from deliveryagent.policy import tls
 from deliveryagent.protocol import dialogue
 from deliveryagent.protocol.capabilities import Capabilities
-from deliveryagent.protocol.dialogue import Exchange
+from deliveryagent.protocol.dialogue import Exchange, Outcomes
 from deliveryagent.wire.connection import Connection
 from deliveryagent.wire.contexts import client_context
 from deliveryagent.wire.dial import dial
@@ -73,63 +73,55 @@ class Refused(NamedTuple):
 class Session:
     """A session that got past its opening.
 
-    ``uses`` counts its transactions. ``connect`` and ``setup`` are what opening it took, in
-    seconds. ``poolable`` is taken away from a session that others must not use.
+    ``uses`` counts its transactions, of which there may be ``most``. ``connect`` and ``setup`` are
+    what opening it took, in seconds; ``took`` is how long the last transaction did, infinite before
+    the first.
     """
 
     __slots__ = (
-        "_connection", "_needs_reset", "_profile", "_sound", "capabilities", "connect", "endpoint", "key",
-        "next_hop", "opened", "poolable", "reuse", "setup", "uses",
+        "_profile", "_sound", "capabilities", "connect", "connection", "endpoint", "key", "label", "most",
+        "needs_reset", "opened", "reuse", "setup", "site", "tls", "took", "uses",
     )  # fmt: skip
 
     def __init__(
-        self, connection: Connection, endpoint: Endpoint, profile: Profile, next_hop: str
+        self, connection: Connection, endpoint: Endpoint, profile: Profile, site: str
     ) -> None:
-        self._connection = connection
+        self.connection = connection
         self._profile = profile
         self._sound = True
-        self._needs_reset = False
+        self.needs_reset = False
         self.capabilities = Capabilities()
         self.endpoint = endpoint
-        self.next_hop = next_hop
+        self.site = site
         self.reuse = profile.reuse
         self.key: Hashable = session_key(endpoint, profile)
         self.opened = 0.0
         self.connect = 0.0
         self.setup = 0.0
+        self.label = connection.label  # the peer's name for people: host[ip]:port
+        self.most = float("inf")
+        self.tls = ""  # one line about its encryption; empty in clear
+        self.took = float("inf")
         self.uses = 0
-        self.poolable = True
 
     @property
     def usable(self) -> bool:
         """Whether it can carry another message, as far as is known."""
-        limit = self.reuse.connection_reuse_count_limit
-        return (
-            self._sound
-            and not (limit and self.uses >= limit)
-            and not (self.capabilities.mailmax and self.uses >= self.capabilities.mailmax)
-            and not self._connection.closed_by_peer()
-        )
-
-    @property
-    def label(self) -> str:
-        """The peer's name for people: ``host[ip]:port``."""
-        return self._connection.label
-
-    @property
-    def tls(self) -> str:
-        """One line about its encryption; empty in clear."""
-        facts = self._connection.tls
-        return facts.summary() if facts is not None else ""
+        return self._sound and self.uses < self.most and not self.connection.closed_by_peer()
 
     @property
     def secured(self) -> bool:
         """Whether it is encrypted."""
-        return self._connection.tls is not None
+        return self.connection.tls is not None
+
+    @property
+    def sound(self) -> bool:
+        """Whether the dialogue is in good order, as far as its replies tell."""
+        return self._sound
 
     def transcript(self) -> list[str]:
         """The end of the dialogue, as far as nobody listened to it."""
-        return self._connection.transcript.lines()
+        return self.connection.transcript.lines()
 
     async def transact(
         self,
@@ -137,38 +129,68 @@ class Session:
         recipients: Sequence[RequestRecipient],
         content: bytes | AsyncIterable[bytes],
         *,
-        on_dot: Callable[[], None],
+        on_dot: Callable[[], Failure | None],
     ) -> Exchange:
         """Offer the message for some of its recipients; ``content`` is in wire form."""
         self.uses += 1
-        exchange = await self._connection.play(
-            dialogue.transaction(request, recipients, self.capabilities, reset=self._needs_reset),
-            content=content,
-            on_dot=on_dot,
+        talk = dialogue.transaction(request, recipients, self.capabilities, reset=self.needs_reset)
+        return self._noted(await self.connection.play(talk, content=content, on_dot=on_dot))
+
+    async def carry_on(
+        self,
+        request: DeliveryRequest,
+        heard: Sequence[Outcomes],
+        content: bytes,
+        *,
+        on_dot: Callable[[], Failure | None],
+    ) -> Exchange:
+        """The rest of a transaction whose first steps were taken by somebody else.
+
+        ``heard`` is what came of each; with all of them, nothing is left but to say what it comes to.
+        """
+        talk = dialogue.transaction(request, request.recipients, self.capabilities)
+        try:
+            step = next(talk)
+            for outcomes in heard:
+                step = talk.send(outcomes)
+        except StopIteration as done:
+            return self._noted(done.value)
+        return self._noted(
+            await self.connection.play(talk, at=step, content=content, on_dot=on_dot)
         )
-        self._sound = exchange.reusable
-        self._needs_reset = exchange.needs_reset
+
+    def _noted(self, exchange: Exchange) -> Exchange:
+        self._sound = self._sound and exchange.reusable
+        self.needs_reset = exchange.needs_reset
         return exchange
 
     async def rehearse(
         self, request: DeliveryRequest, recipients: Sequence[RequestRecipient]
     ) -> Exchange:
         """Ask what the peer would say to these recipients; nothing is sent to them."""
-        exchange = await self._connection.play(
+        exchange = await self.connection.play(
             dialogue.rehearsal(request, recipients, self.capabilities)
         )
         self._sound = self._sound and exchange.reusable
-        self._needs_reset = exchange.needs_reset
+        self.needs_reset = exchange.needs_reset
         return exchange
 
     def spoil(self) -> None:
         """It must not carry another message."""
         self._sound = False
 
-    def leave(self) -> None:
-        """Say QUIT, if there is anybody to say it to, and go; returns at once."""
+    def leave(self, *, heard: bool = False) -> None:
+        """Say QUIT, if there is anybody to say it to, and go; returns at once.
+
+        ``heard``: not before the peer has answered, whatever the settings say.
+        """
         self._sound = False
-        part(self._connection, self._profile)
+        part(self.connection, self._profile, heard=heard)
+
+    def cut(self) -> None:
+        """End it without a word, in the middle of whatever is said."""
+        self._sound = False
+        self.connection.abort()
 
 
 def session_key(endpoint: Endpoint, profile: Profile) -> Hashable:
@@ -181,13 +203,14 @@ async def open_session(
     profile: Profile,
     demand: TlsDemand,
     *,
-    next_hop: str = "",
+    site: str = "",
     own_names: Collection[str] = frozenset(),
     listener: Callable[[str], None] | None = None,
 ) -> Session | Refused:
     """Dial an address and get ready for the first transaction.
 
-    ``own_names`` are the names by which the peer would be ourselves, empty to not look.
+    ``own_names`` are the names by which the peer would be ourselves, empty to not look. ``site`` is the
+    one it is opened for.
     """
     began = monotonic()
     connection = await dial(
@@ -199,7 +222,7 @@ async def open_session(
     )
     if isinstance(connection, Failure):
         return Refused(Stage.CONNECT, connection, connect=monotonic() - began)
-    session = Session(connection, endpoint, profile, next_hop)
+    session = Session(connection, endpoint, profile, site)
     try:
         stage, outcome = Stage.GREETING, await connection.greeting()
         greeted = monotonic()
@@ -211,6 +234,9 @@ async def open_session(
                 session, connection, profile, demand, own_names
             )
         session.setup = monotonic() - greeted
+        session.tls = connection.tls.summary() if connection.tls is not None else ""
+        limits = profile.reuse.connection_reuse_count_limit, session.capabilities.mailmax
+        session.most = min([limit for limit in limits if limit], default=float("inf"))
     except BaseException:
         connection.abort()
         raise
@@ -269,14 +295,15 @@ def _refuses(outcome: Outcome) -> bool:
     return isinstance(outcome, Failure) or not outcome.positive
 
 
-def part(connection: Connection, profile: Profile) -> None:
+def part(connection: Connection, profile: Profile, *, heard: bool = False) -> None:
     """Say goodbye as the settings have it, in the background; cut what cannot be spoken to any
-    more.
+    more. ``heard``: wait for the answer in any case.
     """
     if connection.closed_by_peer():
         connection.abort()
         return
-    wait = not profile.settings.skip_quit_response and len(profile.goodbyes) < GOODBYES
+    polite = not profile.settings.skip_quit_response and len(profile.goodbyes) < GOODBYES
+    wait = heard or polite
     task = asyncio.get_running_loop().create_task(_say_goodbye(connection, wait=wait))
     profile.goodbyes.add(task)
     task.add_done_callback(profile.goodbyes.discard)

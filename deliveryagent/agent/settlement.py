@@ -5,7 +5,7 @@ none. The decisions are ``policy``'s: retry time, expiry, what the sender is owe
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
@@ -32,6 +32,7 @@ from deliveryagent.queue.claims import Claimed
 from deliveryagent.queue.outcomes import Settlement
 
 _NOWHERE = HostTry("", "", 0, "", 0, 0.0, 0.0, 0.0, "", 0, "", "")
+_DELIVERED, _RETURNED = Verdict.DELIVERED.value, Verdict.RETURNED.value
 _json = msgspec.json.Encoder()
 
 
@@ -42,18 +43,17 @@ def settlements(
     now: float,
     settings: RetrySettings,
     rng: random.Random,
-) -> Iterator[tuple[Claimed, RecipientResult, Settlement]]:
+) -> list[tuple[Claimed, RecipientResult, Settlement]]:
     """What to record for each recipient that was attempted, with the recipient and its result."""
-    by_number = {recipient.number: recipient for recipient in claimed}
+    numbers = {recipient.number: recipient for recipient in claimed}
+    settled = []
     for outcome in result.recipients:
-        recipient = by_number.get(outcome.number)
-        if recipient is None or outcome.verdict == Verdict.RETURNED:
+        recipient = numbers.get(outcome.number)
+        if recipient is None or outcome.verdict == _RETURNED:
             continue
-        yield (
-            recipient,
-            outcome,
-            _settlement(result, recipient, outcome, now=now, settings=settings, rng=rng),
-        )
+        row = _settlement(result, recipient, outcome, now=now, settings=settings, rng=rng)
+        settled.append((recipient, outcome, row))
+    return settled
 
 
 def _settlement(
@@ -65,28 +65,27 @@ def _settlement(
     settings: RetrySettings,
     rng: random.Random,
 ) -> Settlement:
-    host = result.tries[outcome.host] if 0 <= outcome.host < len(result.tries) else _NOWHERE
-    status, due = _next_state(recipient, outcome, now=now, settings=settings, rng=rng)
+    tries, place = result.tries, outcome.host
+    host = tries[place] if 0 <= place < len(tries) else _NOWHERE
+    if outcome.verdict == _DELIVERED and not outcome.relayed:
+        # The usual case: nothing to decide, nothing owed.
+        status, due, owed, decision = "delivered", None, "", "delivered"
+    else:
+        state, due = _next_state(recipient, outcome, now=now, settings=settings, rng=rng)
+        owed = _owed(recipient, outcome, state, now=now, settings=settings)
+        status = state.value
+        decision = _DECISIONS.get(Verdict(outcome.verdict), status)
     return Settlement(
         message_id=recipient.message_id,
         number=recipient.number,
         attempt=recipient.attempts + 1,
-        status=status.value,
+        status=status,
         due=due,
-        owed=notices.owed(
-            status=status,
-            sender=recipient.sender,
-            notify=Notify(recipient.notify),
-            relayed=outcome.relayed,
-            warned=recipient.warned is not None,
-            arrival=lifetime_start(recipient.message_id, recipient.not_before),
-            now=now,
-            settings=settings,
-        ),
+        owed=owed,
         destination=recipient.destination,
         updated=now,
         started=result.started,
-        decision=_DECISIONS.get(Verdict(outcome.verdict), status.value),
+        decision=decision,
         stage=outcome.stage,
         code=outcome.code,
         enhanced=outcome.enhanced,
@@ -99,8 +98,28 @@ def _settlement(
         connect_time=host.connect,
         setup_time=host.setup,
         transfer_time=host.transfer,
-        trail=_trail(result.tries, outcome.host),
+        trail="" if len(tries) == 1 and host is not _NOWHERE else _trail(tries, place),
     )
+
+
+def _owed(
+    recipient: Claimed,
+    outcome: RecipientResult,
+    status: RecipientStatus,
+    *,
+    now: float,
+    settings: RetrySettings,
+) -> str:
+    return notices.owed(
+        status=status,
+        sender=recipient.sender,
+        notify=Notify(recipient.notify),
+        relayed=outcome.relayed,
+        warned=recipient.warned is not None,
+        arrival=lifetime_start(recipient.message_id, recipient.not_before),
+        now=now,
+        settings=settings,
+    ).value
 
 
 _DECISIONS = {Verdict.IN_DOUBT: "in_doubt"}

@@ -2,15 +2,21 @@
 
 Workers resolve; their answers are remembered as long as the records live. Guarantees: no request leaves
 before its site is known, so windows hold from the first connection on; what waits for a closed site goes
-back to the store without an attempt and without a write per recipient.
+back to the store without an attempt and without a write per recipient. That a site closed, opened again or
+asks for less is recorded, so that a restart does not forget it and other agents hear of it (``heard``).
 """
 
 from collections.abc import Callable, Iterable
 
+import msgspec
+
 from deliveryagent.agent import frames
+from deliveryagent.agent.active import Destination, Lane, Site
 from deliveryagent.agent.crew import Worker
-from deliveryagent.agent.schedule import Destination, Lane, Schedule, Site
+from deliveryagent.agent.schedule import Schedule
+from deliveryagent.policy import concurrency
 from deliveryagent.queue import sites
+from deliveryagent.queue.sites import SiteState
 from deliveryagent.queue.thread import Database
 
 SITE_NAMES = 50_000  # next hops whose site is remembered
@@ -91,21 +97,53 @@ class Sites:
             self._release(lane.destination, until)
 
     def closed(self, site: Site, now: float) -> None:
-        """A site has just closed."""
+        """A site has just closed, or opened again."""
+        for name in self._let_wait(site, now):
+            self._database.submit(sites.destination_site, (name, site.name))
+        self.save(site, now)
+
+    def _let_wait(self, site: Site, now: float) -> list[str]:
+        """If the site is closed, what waits for it goes back; the destinations that belong to it."""
+        found = []
         for destination in list(self._schedule.destinations.values()):
             for lane in destination.lanes.values():
                 if lane.site is site:
                     self._check_open(lane, site, now)
-        self.save(site, now)
+                    found.append(destination.name)
+        return found
+
+    def heard(self, state: SiteState, now: float) -> None:
+        """Somebody recorded something about a site."""
+        schedule = self._schedule
+        site = schedule.sites.get(state.name)
+        if state.closed_until is not None and state.closed_until > now:
+            if site is None or not site.window.closed_until:
+                schedule.remember(state.name, state.closed_until, state.reason, now)
+                self._let_wait(schedule.sites[state.name], now)
+        elif site is None or state.updated <= site.window.updated:
+            return
+        elif site.window.closed_until:
+            window = concurrency.opened(schedule.rules.concurrency, limit=site.limit)
+            schedule.relearn(site, msgspec.structs.replace(window, updated=state.updated))
+        elif state.reason:
+            size = state.concurrency * self._part(site)
+            schedule.relearn(
+                site, concurrency.warned(site.window, size=size, reason=state.reason, now=now)
+            )
+
+    @staticmethod
+    def _part(site: Site) -> float:
+        """How much of the site's limit is this agent's."""
+        return min(1.0, site.share / site.limit) if site.limit > 0 else 1.0
 
     def save(self, site: Site, now: float) -> None:
-        """Record a site's window, so that a restart does not forget that it is closed."""
+        """Record a site's window, as it would be if this agent had the site for itself."""
         window = site.window
         self._database.submit(
             sites.save,
-            sites.SiteState(
+            SiteState(
                 name=site.name,
-                concurrency=window.size,
+                concurrency=window.size / (self._part(site) or 1.0),
                 closed_until=window.closed_until if window.closed_until > now else None,
                 reason=window.reason,
                 updated=now,
@@ -129,6 +167,7 @@ class Sites:
         return {
             "name": site.name,
             "window": round(site.window.size, 2),
+            "share": None if site.share == concurrency.UNLIMITED else site.share,
             "busy": site.busy,
             "waiting": site.waiting(),
             "closed_until": self._schedule.closed_until(site, now) or None,

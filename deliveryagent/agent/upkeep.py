@@ -1,8 +1,11 @@
-"""What has to be done from time to time: expiry and warnings where mail only waits, history, the lease.
+"""What has to be done from time to time: expiry and warnings where mail only waits, history.
 
 A recipient whose time is over expires after an attempt made since then, or after its site was found unusable
 since then; one that merely sleeps is made due for that last attempt. So a clock that jumps forward bounces
 nothing by itself, and nothing waits for ever behind a closed site.
+
+Where several agents work, each sees to what it knows of: what another agent owns is left to that one, and the
+eldest alone clears away history.
 
 Guarantees: each round touches a bounded number of rows. Never sends anything.
 """
@@ -11,18 +14,18 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
+from deliveryagent.agent.active import Site
 from deliveryagent.agent.manager import Manager
-from deliveryagent.agent.schedule import Site
 from deliveryagent.mail.envelope import Notify, RecipientStatus, first_queue_id, lifetime_start
 from deliveryagent.policy import notices, retry
 from deliveryagent.policy.retry import RetrySettings
-from deliveryagent.queue import leases, outcomes, purge
+from deliveryagent.queue import overdue, purge, submissions
 from deliveryagent.queue.aftermath import LastAttempt, make_due
-from deliveryagent.queue.outcomes import Aged, AgedRecipient
+from deliveryagent.queue.overdue import Aged, AgedRecipient
 from deliveryagent.queue.thread import Database, StoreUnavailable
 
 INTERVAL = 15.0  # seconds between rounds
-LEASE = 60.0  # seconds an agent's lease lasts unless renewed
+_ABANDONED = 86_400.0  # seconds after which a message that never arrived completely is forgotten
 _PAGE = 500
 _ROUND = 2_000  # recipients looked at per round and purpose
 
@@ -35,15 +38,17 @@ class Upkeep:
         *,
         database: Database,
         manager: Manager,
-        agent: int,
         retention: float,
         clock: Callable[[], float],
+        agent: int = 0,
+        eldest: Callable[[], bool] = lambda: True,
     ) -> None:
         self.retention = retention
         self._database = database
         self._manager = manager
         self._agent = agent
         self._clock = clock
+        self._eldest = eldest
         self._expiry_after = (0, 0)
         self._warned_after = (0, 0)
         self._purge_after = 0
@@ -59,10 +64,12 @@ class Upkeep:
     async def round(self) -> None:
         """One round of everything."""
         now = self._clock()
-        await self._database.submit(leases.renew, leases.Renewal(self._agent, now + LEASE))
         await self._expire(now)
         await self._warn(now)
         self._manager.schedule.forget_sites(now)
+        if not self._eldest():
+            return
+        await self._database.submit(submissions.sweep_abandoned, now - _ABANDONED)
         purged = await self._database.submit(
             purge.purge,
             purge.Purge(now=now, before=now - self.retention, cursor=self._purge_after),
@@ -97,10 +104,12 @@ class Upkeep:
 
     def _expire_now(self, row: AgedRecipient, site: Site, now: float) -> None:
         self._manager.recorder.expire(
-            outcomes.Expiry(
+            overdue.Expiry(
                 message_id=row.message_id,
                 number=row.number,
                 now=now,
+                destination=row.destination,
+                agent=self._agent,
                 text=site.window.reason,
                 owed=notices.owed(
                     status=RecipientStatus.EXPIRED,
@@ -135,7 +144,7 @@ class Upkeep:
             await asyncio.gather(
                 *(
                     self._database.submit(
-                        outcomes.warn, outcomes.Warning_(row.message_id, row.number)
+                        overdue.warn, overdue.Warning_(row.message_id, row.number)
                     )
                     for row in owed
                 )
@@ -150,7 +159,7 @@ class Upkeep:
         rows: list[AgedRecipient] = []
         while len(rows) < _ROUND:
             page = await self._database.submit(
-                outcomes.aged, Aged(before=before, after=after, limit=_PAGE, unwarned=unwarned)
+                overdue.aged, Aged(before=before, after=after, limit=_PAGE, unwarned=unwarned)
             )
             rows += page
             if len(page) < _PAGE:

@@ -14,22 +14,16 @@ handshake).
 """
 
 from collections import deque
-from collections.abc import AsyncIterable, Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from time import monotonic
-from typing import NamedTuple
 
-from deliveryagent.agent.clients import Client, Clients
-from deliveryagent.agent.connections import Connections
-from deliveryagent.agent.frames import Event, FromWorker, Transcript
-from deliveryagent.agent.journal import Journal
-from deliveryagent.agent.ledger import Ledger, Source
-from deliveryagent.agent.parts import Parts
-from deliveryagent.agent.planner import Planner
+from deliveryagent.agent.errand import Errand, Leg
+from deliveryagent.agent.frames import Event, Transcript
+from deliveryagent.agent.ledger import Source
 from deliveryagent.agent.session import Session, open_session
+from deliveryagent.agent.stale import is_cut_short, is_stale
 from deliveryagent.mail.address import destination_of
 from deliveryagent.mail.delivery import (
-    DeliveryRequest,
     Failure,
     HostTry,
     Outcome,
@@ -38,86 +32,20 @@ from deliveryagent.mail.delivery import (
     Trouble,
 )
 from deliveryagent.mail.envelope import format_queue_id
-from deliveryagent.mail.nexthop import Endpoint, NextHop
+from deliveryagent.mail.nexthop import Endpoint
 from deliveryagent.mail.security import TlsDemand, TlsLevel
 from deliveryagent.mail.status import SmtpReply
 from deliveryagent.policy import tls
 from deliveryagent.policy.classify import Scope
-from deliveryagent.protocol import content
 from deliveryagent.protocol.capabilities import Capabilities
 from deliveryagent.protocol.dialogue import Answer, Exchange
 
 _IN_CLEAR = TlsDemand(TlsLevel.NONE, "the TLS session broke before")
 _BREACH = "4.5.0"  # how classify marks what no peer may say
-_TEXT_KEPT = 500
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Means:
-    """What the deliveries of a worker share. ``minimal_backoff`` is in seconds, ``clock`` tells
-    UTC.
-    """
-
-    planner: Planner
-    clients: Clients
-    connections: Connections
-    parts: Parts
-    journal: Journal
-    say: Callable[[FromWorker], None]
-    clock: Callable[[], float]
-    minimal_backoff: float
-
-
-class Leg(NamedTuple):
-    """The part of a delivery that belongs to one next hop; ``relay``: a relay of our own."""
-
-    hop: NextHop
-    client: Client
-    relay: bool
-
-    def source(self, host: int = -1, label: str = "") -> Source:
-        """Where outcomes of this leg come from."""
-        opportunistic = self.client.demand.level is TlsLevel.MAY
-        return Source(self.client.settings, host, label, self.relay, opportunistic)
-
-
-class Errand:
-    """What a delivery carries from host to host.
-
-    ``past_dot``: the answer to a final dot is awaited. ``stopped``: nothing new is to be begun.
-    """
-
-    __slots__ = ("_content", "ledger", "means", "past_dot", "request", "slot", "stopped")
-
-    def __init__(self, request: DeliveryRequest, slot: int, means: Means) -> None:
-        self.request = request
-        self.slot = slot
-        self.means = means
-        self.ledger = Ledger(request, means.clock())
-        self.past_dot = False
-        self.stopped = False
-        self._content: bytes | None = None
-
-    def content(self, client: Client) -> bytes | AsyncIterable[bytes]:
-        """The content in wire form: at once, or part by part."""
-        limit = client.settings.line_length_limit
-        if self.request.content is None:
-            return self.means.parts.stream(self.request, line_limit=limit)
-        if self._content is None:
-            long_lines = self.request.long_lines
-            self._content = content.encode(self.request.content, long_lines=long_lines, limit=limit)
-        return self._content
-
-    def dot(self, label: str) -> None:
-        """The final dot is about to be written to this host."""
-        self.past_dot = True
-        self.means.journal.dot(self.slot, label)
-
-    def answered(self) -> None:
-        """A transaction is over; what it decided survives whatever comes next."""
-        self.past_dot = False
-        if self.ledger.decided and not self.ledger.over:
-            self.means.journal.learned(self.slot, self.ledger.result())
+REPLY_KEPT = 500
+_BRISK = (
+    1.0  # seconds within which a peer answers if it is worth while to begin the next message before
+)
 
 
 class Visit:
@@ -125,17 +53,17 @@ class Visit:
 
     Afterwards ``got_in`` says whether a session got past its opening, ``final`` that no other host
     of this next hop is to be asked, ``kept`` is the key of the session if it was left in good
-    order.
+    order. ``endpoint`` is the address.
     """
 
     __slots__ = (
-        "_clear", "_demand", "_endpoint", "_errand", "_leg", "_worse", "final", "got_in", "kept",
+        "_clear", "_demand", "_errand", "_leg", "_worse", "endpoint", "final", "got_in", "kept",
     )  # fmt: skip
 
     def __init__(self, errand: Errand, leg: Leg, endpoint: Endpoint, *, best: int) -> None:
         self._errand = errand
         self._leg = leg
-        self._endpoint = endpoint
+        self.endpoint = endpoint
         self._worse = endpoint.preference > best
         self._demand = leg.client.demand_unix if endpoint.path else leg.client.demand
         self._clear = False
@@ -145,8 +73,11 @@ class Visit:
 
     async def run(self, session: Session | None) -> None:
         """Offer the message to everybody undecided; ``session`` is an idle one, if there was one."""
+        await self.go_on(session, self._errand.ledger.undecided)
+
+    async def go_on(self, session: Session | None, waiting: list[RequestRecipient]) -> None:
+        """The same for those who wait to be offered here."""
         errand = self._errand
-        waiting = errand.ledger.undecided
         while waiting and not errand.stopped:
             if session is None:
                 session = await self._open(len(waiting))
@@ -165,19 +96,20 @@ class Visit:
             self._keep(session)
 
     def _keep(self, session: Session) -> None:
+        errand = self._errand
         if self._demand is _IN_CLEAR:
             # It must not serve messages that have not tried TLS themselves.
             session.leave()
-        elif self._errand.means.connections.put(session):
+        elif errand.means.connections.put(session):
             self.kept = session.key
 
     async def _open(self, waiting: int) -> Session | None:
-        client, endpoint = self._leg.client, self._endpoint
+        client, endpoint = self._leg.client, self.endpoint
         opened = await open_session(
             endpoint,
             client.profile,
             self._demand,
-            next_hop=self._errand.request.next_hop,
+            site=self._errand.request.site,
             own_names=client.own_names(endpoint),
             listener=self._listener(),
         )
@@ -189,7 +121,7 @@ class Visit:
         ledger = self._errand.ledger
         source = self._leg.source(len(ledger.tries), str(endpoint))
         times = (opened.connect, opened.setup, 0.0)
-        ledger.tries.append(_host_try(endpoint, "", 0, times, Answer(stage, outcome)))
+        ledger.tries.append(host_try(endpoint, "", 0, times, Answer(stage, outcome)))
         judgement = ledger.apply_to_all(stage, outcome, source)
         self.final = judgement.scope is Scope.DESTINATION
         if stage is Stage.CONNECT:
@@ -199,6 +131,28 @@ class Visit:
         self._clear = opened.tls and self._goes_on_in_clear(stage, outcome, waiting)
         return None
 
+    def look_back(
+        self, session: Session, exchange: Exchange, *, early: bool
+    ) -> list[RequestRecipient]:
+        """Take in a transaction that was held in a reused session for the only recipient there is.
+
+        ``early``: it began before the one before it was over. Returns who should be offered to this
+        host in another session.
+        """
+        errand, waiting = self._errand, self._errand.ledger.undecided
+        self.got_in = True
+        if is_stale(exchange) or (early and is_cut_short(exchange)):
+            return waiting
+        source = self._leg.source(len(errand.ledger.tries), session.label)
+        self._judge(session, waiting, exchange, source)
+        errand.answered()
+        self._note(session, exchange, (0.0, 0.0, session.took))
+        if not session.secured:
+            return []
+        again = self._rest(session, exchange, waiting, [], source)
+        self._demand = _IN_CLEAR if self._clear else self._demand
+        return again
+
     async def _converse(
         self, session: Session, waiting: list[RequestRecipient]
     ) -> list[RequestRecipient]:
@@ -206,16 +160,14 @@ class Visit:
         errand, ledger = self._errand, self._errand.ledger
         began, fresh = monotonic(), session.uses == 0
         source = self._leg.source(len(ledger.tries), session.label)
+        errand.host = session.label
         groups = deque(split(waiting, session.capabilities))
         exchange: Exchange | None = None
         reused, rest = not fresh, list[RequestRecipient]()
         while groups and not errand.stopped:
             group = groups.popleft()
             exchange = await session.transact(
-                errand.request,
-                group,
-                errand.content(self._leg.client),
-                on_dot=lambda: errand.dot(source.label),
+                errand.request, group, errand.content(self._leg.client), on_dot=errand.dot
             )
             if reused and is_stale(exchange):
                 errand.past_dot = False
@@ -230,12 +182,19 @@ class Visit:
                 break
         if exchange is not None:
             connect, setup = (session.connect, session.setup) if fresh else (0.0, 0.0)
-            times = (connect, setup, monotonic() - began)
-            last = exchange.answers[-1]
-            ledger.tries.append(_host_try(self._endpoint, session.tls, session.uses, times, last))
+            session.took = monotonic() - began
+            self._note(session, exchange, (connect, setup, session.took))
             if rest or session.secured:
                 rest = self._rest(session, exchange, group, rest, source)
         return rest
+
+    def _note(
+        self, session: Session, exchange: Exchange, times: tuple[float, float, float]
+    ) -> None:
+        """This host has been tried."""
+        last = exchange.answers[-1]
+        tried = host_try(self.endpoint, session.tls, session.uses, times, last)
+        self._errand.ledger.tries.append(tried)
 
     def _judge(
         self,
@@ -309,9 +268,9 @@ class Visit:
 
     def _listener(self) -> Callable[[str], None] | None:
         debug = self._leg.client.debug
-        if not debug.watches(self._endpoint, self._errand.request.domain):
+        if not debug.watches(self.endpoint, self._errand.request.domain):
             return None
-        say, peer = self._errand.means.say, str(self._endpoint)
+        say, peer = self._errand.means.say, str(self.endpoint)
 
         def hear(line: str) -> None:
             if debug.shows(line):
@@ -322,25 +281,26 @@ class Visit:
     def _say_connect_failed(self, outcome: Outcome) -> None:
         fields = {
             "id": format_queue_id(self._errand.request.queue_id),
-            "host": self._endpoint.host,
-            "ip": self._endpoint.ip or self._endpoint.path,
-            "port": str(self._endpoint.port),
+            "host": self.endpoint.host,
+            "ip": self.endpoint.ip or self.endpoint.path,
+            "port": str(self.endpoint.port),
             "reason": outcome.text,
         }
         self._errand.means.say(Event("connect_failed", fields))
 
     def _say_breach(self, lines: list[str]) -> None:
         queue_id = self._errand.request.queue_id
-        self._errand.means.say(Transcript(str(self._endpoint), queue_id, lines))
+        self._errand.means.say(Transcript(str(self.endpoint), queue_id, lines))
 
 
-def _host_try(
+def host_try(
     endpoint: Endpoint,
     encryption: str,
     uses: int,
     times: tuple[float, float, float],
     answer: Answer,
 ) -> HostTry:
+    """What is told of one host; ``times`` are those of connecting, setting up and transfer."""
     outcome = answer.outcome
     code, enhanced = (outcome.code, outcome.enhanced) if isinstance(outcome, SmtpReply) else (0, "")
     return HostTry(
@@ -353,29 +313,8 @@ def _host_try(
         answer.stage,
         code,
         enhanced,
-        outcome.text[:_TEXT_KEPT],
+        outcome.text[:REPLY_KEPT],
     )
-
-
-def is_stale(exchange: Exchange) -> bool:
-    """Whether an old session turned out to be of no use before the peer took notice of this message.
-
-    It was closed, or it is closed now (421), or refuses to begin anew (RSET); a silent peer is
-    another matter.
-    """
-    for answer in exchange.answers:
-        stage, outcome = answer.stage, answer.outcome
-        if isinstance(outcome, SmtpReply):
-            if stage is not Stage.RSET and not (stage is Stage.MAIL and outcome.code == 421):
-                return False
-        elif stage is not Stage.RSET and (
-            stage is not Stage.MAIL or outcome.trouble not in _CLOSED
-        ):
-            return False
-    return True
-
-
-_CLOSED = (Trouble.LOST, Trouble.PROTOCOL)
 
 
 def split(

@@ -23,10 +23,9 @@ import socket
 import sys
 import time
 import traceback
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import assert_never, cast
+from typing import Any, assert_never
 
 import msgspec
 
@@ -34,13 +33,16 @@ from deliveryagent.agent import frames, journal
 from deliveryagent.agent.clients import Clients
 from deliveryagent.agent.connections import Connections
 from deliveryagent.agent.delivery import Delivery
+from deliveryagent.agent.errand import Means
+from deliveryagent.agent.lane import begin
 from deliveryagent.agent.ledger import Ledger
+from deliveryagent.agent.lines import Lines
 from deliveryagent.agent.manager_link import ManagerLink
 from deliveryagent.agent.parts import Parts
 from deliveryagent.agent.planner import Planner
-from deliveryagent.agent.visit import Means
+from deliveryagent.agent.runner import Runner, Work
 from deliveryagent.agent.worker_settings import WorkerSettings
-from deliveryagent.mail.delivery import DeliveryRequest
+from deliveryagent.mail.delivery import DeliveryRequest, DeliveryResult
 from deliveryagent.mail.nexthop import NextHopError, parse_next_hops
 from deliveryagent.resolver.lookup import Resolver
 
@@ -59,44 +61,6 @@ _SPARE_FILES = 200  # for name service sockets, farewells and the process itself
 _BAD_SETTINGS = 78  # EX_CONFIG
 
 
-class Runner:
-    """A task that carries out one delivery after the other; cheaper than a task for each.
-
-    ``begun``: it is inside ``delivery.run``, which alone knows what to do when the task is cancelled.
-    """
-
-    __slots__ = ("_loop", "_wake", "_worker", "begun", "delivery", "task")
-
-    def __init__(self, worker: "Worker", delivery: Delivery) -> None:
-        self._worker = worker
-        self._loop = asyncio.get_running_loop()
-        self._wake: asyncio.Future[None] | None = None
-        self.begun = False
-        self.delivery: Delivery | None = delivery
-        self.task = self._loop.create_task(self._run())
-
-    def take(self, delivery: Delivery) -> None:
-        """Wake up and carry this out."""
-        self.delivery = delivery
-        cast("asyncio.Future[None]", self._wake).set_result(None)
-
-    async def _run(self) -> None:
-        while True:
-            delivery = cast("Delivery", self.delivery)
-            self.begun = True
-            try:
-                await delivery.run()
-            except Exception as error:  # noqa: BLE001 - the one place where a fault in a delivery ends
-                self._worker.report_fault(error)
-            self.begun = False
-            self._worker.finish(delivery)
-            self.delivery = self._worker.next_delivery()
-            if self.delivery is None:
-                self._wake = self._loop.create_future()
-                self._worker.free.append(self)
-                await self._wake
-
-
 class Worker:
     """What the process does; ``over`` is done when everything is.
 
@@ -111,7 +75,7 @@ class Worker:
         files = _files() - _SPARE_FILES
         self._most = max(10, min(MOST_DELIVERIES, files * 3 // 4))
         rng = random.Random()  # noqa: S311 - spreads load, protects nothing
-        self._means = Means(
+        self.means = Means(
             planner=Planner(self._resolver, rng),
             clients=Clients(settings),
             connections=Connections(limit=max(10, files // 4)),
@@ -125,13 +89,13 @@ class Worker:
             clock=time.time,
             minimal_backoff=settings.minimal_backoff_time,
         )
-        self._backlog: deque[DeliveryRequest] = deque()
+        self.lines = Lines()
         self._runners: list[Runner] = []
         self.free: list[Runner] = []
         self._busy = 0
         self._sequence = 0
         self._draining = False
-        self._lookups: set[asyncio.Task[None]] = set()
+        self._asides: set[asyncio.Task[None]] = set()  # what is done besides deliveries
         self.over: asyncio.Future[None] = self._loop.create_future()
 
     def begin(self) -> None:
@@ -146,21 +110,25 @@ class Worker:
         """Take a frame."""
         match frame:
             case frames.Deliver():
-                self._backlog.append(frame.request)
-                self._pump()
+                if self.lines.add(frame.request) or self._draining:
+                    self._pump()
             case frames.Settled():
-                self._means.journal.settled(frame.sequence)
+                self.means.journal.settled(frame.sequence)
                 self._pump()
             case frames.Part():
-                self._means.parts.arrived(frame)
+                self.means.parts.arrived(frame)
             case frames.Lookup():
-                task = self._loop.create_task(self._look_up(frame))
-                self._lookups.add(task)
-                task.add_done_callback(self._lookups.discard)
+                self._in_background(self._look_up(frame))
             case frames.Release():
-                self._means.connections.release(frame.next_hop)
+                self._in_background(self._release(frame.site))
+            case frames.Lease():
+                self.means.lease.until = frame.until
             case frames.Drain():
                 self._drain(frame.grace)
+            case frames.Room():
+                for unbegun in self.lines.room(frame.site, frame.limit):
+                    self._answer_unbegun(unbegun, None)
+                self._pump()
             case frames.Configure():
                 return  # settings are for life: new ones mean new workers
             case _:
@@ -172,16 +140,21 @@ class Worker:
 
     def _beat(self, expected: float) -> None:
         lag = max(0.0, self._loop.time() - expected)
-        self._link.say(frames.Beat(lag, len(self._means.connections) + self._busy))
+        self._link.say(frames.Beat(lag, len(self.means.connections) + self._busy))
         self._loop.call_later(BEAT, self._beat, self._loop.time() + BEAT)
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._asides.add(task)
+        task.add_done_callback(self._asides.discard)
 
     async def _look_up(self, question: frames.Lookup) -> None:
         name, ttl = "", UNKNOWN_TTL
         try:
             hop = parse_next_hops(question.next_hop)[0]
             transport = "smtp" if hop.final else hop.transport
-            client = self._means.clients.of(question.route, transport)
-            name, ttl = await self._means.planner.site(hop, client)
+            client = self.means.clients.of(question.route, transport)
+            name, ttl = await self.means.planner.site(hop, client)
         except NextHopError:
             pass  # its requests will say so
         except Exception as error:  # noqa: BLE001 - unanswered, the manager would wait for ever
@@ -193,58 +166,74 @@ class Worker:
     def _pump(self) -> None:
         """Begin what can be begun; while draining, send back what cannot."""
         if self._draining:
-            self.next_delivery()
+            for unbegun in self.lines.clear():
+                self._answer_unbegun(unbegun, None)
             return
-        while self._backlog and (self.free or len(self._runners) < self._most):
-            delivery = self.next_delivery()
-            if delivery is None:
+        while self.free or len(self._runners) < self._most:
+            work = self.next_work()
+            if work is None:
                 return
             if self.free:
-                self.free.pop().take(delivery)
+                self.free.pop().take(work)
             else:
-                self._runners.append(Runner(self, delivery))
+                self._runners.append(Runner(self, work))
 
-    def next_delivery(self) -> Delivery | None:
+    def next_work(self) -> Work | None:
         """The next request to carry out, noted in the journal; None if there is none, or no slot."""
-        while self._backlog:
-            request = self._backlog[0]
-            if self._draining:
-                self._answer_unbegun(None)
-                continue
+        lines = self.lines
+        while not self._draining and (line := lines.first()) is not None:
+            request = line.waiting[0]
             try:
-                slot = self._means.journal.start(request)
+                slot = self.means.journal.start(request)
             except ValueError as error:
-                self._answer_unbegun(error)
+                self._answer_unbegun(lines.drop(line), error)
                 continue
             if slot is None:
                 return None
-            self._backlog.popleft()
             self._busy += 1
-            return Delivery(request, slot, self._means)
+            return begin(self, lines.begin(line), slot)
         return None
 
-    def _answer_unbegun(self, error: ValueError | None) -> None:
-        """Answer the next request without beginning it: untried, or deferred because of a fault."""
-        ledger = Ledger(self._backlog.popleft(), self._means.clock())
+    def _answer_unbegun(self, request: DeliveryRequest, error: ValueError | None) -> None:
+        """Answer a request without beginning it: untried, or deferred because of a fault."""
+        ledger = Ledger(request, self.means.clock())
         if error is None:
             ledger.stop()
         else:
             self.report_fault(error)
             ledger.give_up(error)
-        self._link.say(frames.Result(ledger.result()))
+        self._link.report(msgspec.msgpack.encode(ledger.result()))
 
     def finish(self, delivery: Delivery) -> None:
-        """A delivery is over: note its outcome, then tell it."""
-        self._busy -= 1
-        notes = self._means.journal
-        if delivery.untried:
-            notes.drop(delivery.slot)
-            self._link.say(frames.Result(delivery.result(0)))
+        """A delivery is over."""
+        result = delivery.result(0 if delivery.untried else self.number())
+        self.conclude(delivery.slot, result, soon=True)
+        self.vacate(delivery.site)
+
+    # what lanes ask
+
+    def number(self) -> int:
+        """The sequence number of the next result."""
+        self._sequence += 1
+        return self._sequence
+
+    def conclude(self, slot: int, result: DeliveryResult, *, soon: bool) -> None:
+        """A request is over: note its outcome, then tell it; number 0 means that it was not tried."""
+        if result.sequence:
+            self._link.report(self.means.journal.replied(slot, result), soon=soon)
         else:
-            self._sequence += 1
-            result = delivery.result(self._sequence)
-            notes.replied(delivery.slot, result)
-            self._link.say(frames.Result(result))
+            self.means.journal.drop(slot)
+            self._link.report(msgspec.msgpack.encode(result))
+
+    def crowd(self, site: str) -> None:
+        """One more request of a site is in work than has a place of its own."""
+        self._busy += 1
+        self.lines.crowd(site)
+
+    def vacate(self, site: str) -> None:
+        """A place is free again."""
+        self._busy -= 1
+        self.lines.end(site)
         if self._draining:
             self._end_if_idle()
 
@@ -259,26 +248,33 @@ class Worker:
         """Begin nothing any more; cut what has not reached its final dot after the time of grace."""
         self._draining = True
         self._pump()  # answers what was not begun
-        self._means.connections.close()
+        self.means.connections.close()
         self._loop.call_later(grace, self._cut)
         self._end_if_idle()
 
     def _cut(self) -> None:
         for runner in self._runners:
-            delivery = runner.delivery
-            if delivery is not None:
-                delivery.stop()
-                if runner.begun and not delivery.past_dot:
-                    runner.task.cancel()
+            runner.cut()
 
     def _end_if_idle(self) -> None:
         if not self._busy and not self.over.done():
             self.over.set_result(None)
 
+    async def _release(self, site: str) -> None:
+        """End idle sessions, and say so when their peers know: others are about to open as many."""
+        self.means.connections.release(site, heard=True)
+        goodbyes = set(self.means.clients.goodbyes)
+        if goodbyes:
+            _, deaf = await asyncio.wait(goodbyes, timeout=FAREWELL / 2)
+            for goodbye in deaf:
+                goodbye.cancel()
+            await asyncio.wait(goodbyes)
+        self._link.say(frames.Released(site))
+
     async def leave(self) -> None:
         """Last words: results to the manager, QUIT to peers."""
         await self._link.close(FAREWELL)
-        goodbyes = self._means.clients.goodbyes
+        goodbyes = self.means.clients.goodbyes
         if goodbyes:
             await asyncio.wait(goodbyes, timeout=FAREWELL)
         await self._resolver.close()

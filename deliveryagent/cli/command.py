@@ -27,6 +27,7 @@ import click
 
 from deliveryagent import __version__
 from deliveryagent.cli.faults import CommandError, ExitStatus
+from deliveryagent.cli.grammar import COMMON, Word
 
 if TYPE_CHECKING:
     from deliveryagent.cli.screen import Screen
@@ -46,6 +47,10 @@ class Invocation:
     color: bool | None = None
     debug: bool = False
 
+    def common(self) -> dict[str, Any]:
+        """The options every command takes, by the names of ``grammar.COMMON``."""
+        return {"config": self.config_path, "set": tuple(self.overrides), "json": self.json}
+
     def config(self) -> "Config":
         """The whole configuration, checked; raises ``ConfigError`` with every problem found."""
         from deliveryagent.config import load
@@ -57,6 +62,12 @@ class Invocation:
         from deliveryagent.config.location import locate
 
         return locate(self.config_path, self.overrides)
+
+    def hostname(self) -> str:
+        """Only the name of this host, likewise."""
+        from deliveryagent.config.location import own_name
+
+        return own_name(self.config_path, self.overrides)
 
     def screen(self) -> "Screen":
         """Where the command prints: standard output for data, standard error for messages."""
@@ -90,27 +101,33 @@ def _print_version(context: click.Context, _parameter: click.Parameter, value: b
         context.exit()
 
 
+def options(words: Iterable[Word]) -> list[click.Parameter]:
+    """The options of a table, as click has them."""
+    return [_option(word, word.name) for word in words]
+
+
+def _option(word: Word, name: str, **more: Any) -> click.Option:
+    kinds: dict[str, dict[str, Any]] = {
+        "flag": {"is_flag": True},
+        "many": {"multiple": True},
+        "optional": {"is_flag": False, "flag_value": ""},
+    }
+    kind = kinds.get(word.kind, {})
+    if word.choices:
+        kind = {"type": click.Choice(word.choices)}
+    spelled = [*word.spellings, name]
+    return click.Option(spelled, metavar=word.metavar, help=word.help, **kind, **more)
+
+
+_REMEMBERED = {"config": "config_path", "set": "overrides", "json": "json"}
+
+
 def _global_options() -> list[click.Parameter]:
-    options = [
-        click.Option(
-            ["-c", "--config", _GLOBAL + "_config"],
-            metavar="FILE",
-            help="Configuration file (DELIVERYAGENT_CONFIG; else /etc/deliveryagent/deliveryagent.toml).",
-            callback=_remember("config_path"),
-        ),
-        click.Option(
-            ["--set", _GLOBAL + "_set"],
-            metavar="KEY=VALUE",
-            multiple=True,
-            help="Override one setting, such as smtp.connect_timeout=5s. May be repeated.",
-            callback=_remember("overrides"),
-        ),
-        click.Option(
-            ["--json", _GLOBAL + "_json"],
-            is_flag=True,
-            help="Print JSON: one object, or one a line for lists.",
-            callback=_remember("json"),
-        ),
+    common = [
+        _option(word, f"{_GLOBAL}_{word.name}", callback=_remember(_REMEMBERED[word.name]))
+        for word in COMMON
+    ]
+    rare = [
         click.Option(
             ["--color/--no-color", _GLOBAL + "_color"],
             default=None,
@@ -131,9 +148,9 @@ def _global_options() -> list[click.Parameter]:
             callback=_print_version,
         ),
     ]
-    for option in options:
+    for option in (*common, *rare):
         option.expose_value = False
-    return list(options)
+    return [*common, *rare]
 
 
 def is_global(parameter: click.Parameter) -> bool:

@@ -2,9 +2,10 @@
 
 The check follows the conventions of monitoring plugins: one line, exit status 0 ok, 1 warning, 2
 critical, 3 unknown, numbers behind a bar. What is critical: no service, a store that cannot be
-written, no worker, mail that is due and that nobody takes up.
+written, no worker, mail that is due and that nobody takes up, an agent of the queue that is silent for long.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -14,19 +15,25 @@ from deliveryagent.cli import view
 from deliveryagent.cli.command import Invocation
 from deliveryagent.cli.screen import Screen, Tone, clean, clock, count, span, until, utc
 from deliveryagent.cli.view import View
+from deliveryagent.mail.envelope import format_queue_id
 from deliveryagent.policy.gates import FOR_EVER
 from deliveryagent.queue import overview, search
-from deliveryagent.queue.engine import StoreError
 from deliveryagent.queue.overview import Paused
-from deliveryagent.queue.search import Counts
+from deliveryagent.queue.search import COUNTED, Counts
+from deliveryagent.queue.states import Member
+from deliveryagent.queue.store import StoreError
 
 _MOST_SITES = 5
+_SILENT = 60.0  # seconds behind its lease after which nobody can have noticed that an agent is gone
 _WORDS = ("OK", "WARNING", "CRITICAL", "UNKNOWN")
 OK, WARNING, CRITICAL, UNKNOWN = range(4)
 
 
 class State(NamedTuple):
-    """Everything the screen shows. ``overdue`` is in seconds; ``live`` is None when no service answers."""
+    """Everything the screen shows. ``overdue`` is in seconds; ``live`` is None when no service answers.
+
+    ``agents`` are all that work on the queue, on whatever host.
+    """
 
     now: float
     counts: Counts
@@ -35,6 +42,7 @@ class State(NamedTuple):
     live: dict[str, Any] | None
     reached: bool
     trouble: str
+    agents: Sequence[Member] = ()
 
     @property
     def overdue(self) -> float:
@@ -42,17 +50,18 @@ class State(NamedTuple):
         return max(0.0, self.now - self.next_ready) if self.next_ready is not None else 0.0
 
 
-def gather(found: View) -> State:
-    """Ask the service and the store."""
+def gather(found: View, *, most: int = COUNTED) -> State:
+    """Ask the service and the store. Beyond ``most``, recipients are not counted any further."""
     live = found.door.look("status")
     return State(
         now=found.now,
-        counts=search.counts(found.connection, found.now),
-        next_ready=overview.next_ready(found.connection, found.now),
-        pauses=list(overview.pauses(found.connection, found.now)),
+        counts=search.counts(found.reader, found.now, most=most),
+        next_ready=overview.next_ready(found.reader, found.now),
+        pauses=list(overview.pauses(found.reader, found.now)),
         live=live,
         reached=found.door.reached,
         trouble=found.door.trouble,
+        agents=overview.members(found.reader),
     )
 
 
@@ -64,15 +73,16 @@ def show(invocation: Invocation) -> None:
     if invocation.json:
         screen.record(_record(state))
     else:
-        _show(screen, state, invocation.config().hostname)
+        _show(screen, state, invocation.hostname())
 
 
 def check(invocation: Invocation, limits: dict[str, float | None]) -> int:
     """The state on one line; returns the exit status 0 to 3."""
     screen = invocation.screen()
+    asked = [limits.get(name) or 0 for name in ("warning_waiting", "critical_waiting")]
     try:
         with view.opened(invocation) as found:
-            state = gather(found)
+            state = gather(found, most=max(COUNTED, *(int(limit) + 1 for limit in asked)))
     except StoreError as error:
         screen.line(f"DELIVERYAGENT UNKNOWN - {clean(str(error))}")
         return UNKNOWN
@@ -98,6 +108,10 @@ def judge(state: State, limits: dict[str, float | None]) -> tuple[int, list[str]
             found.append((CRITICAL, "no delivery worker runs"))
         if state.live["draining"]:
             found.append((WARNING, "draining"))
+    for one in state.agents:
+        if one.left < 0:
+            level = CRITICAL if one.left < -_SILENT else WARNING
+            found.append((level, f"{_named(one)} has not renewed its lease for {span(-one.left)}"))
     values = {"overdue": state.overdue, "waiting": float(state.counts.waiting)}
     shown = {"overdue": f"due mail waits for {span(state.overdue)}"}
     shown["waiting"] = f"{count(state.counts.waiting, 'recipient')} waiting"
@@ -157,7 +171,19 @@ def _record(state: State) -> dict[str, Any]:
         "pauses": [
             {**msgspec.to_builtins(pause), "until": _moment(pause.until)} for pause in state.pauses
         ],
+        "agents": [_agent_record(one) for one in state.agents],
         "service": state.live,
+    }
+
+
+def _agent_record(one: Member) -> dict[str, Any]:
+    facts = msgspec.to_builtins(one)
+    return {
+        "id": format_queue_id(one.agent),
+        **{name: facts[name] for name in ("host", "pid", "version")},
+        "started": rfc3339(one.started),
+        "lease": None if one.left > FOR_EVER else one.left,
+        **{name: facts[name] for name in ("draining", "destinations", "waiting", "in_flight")},
     }
 
 
@@ -174,13 +200,18 @@ def _show(screen: Screen, state: State, hostname: str) -> None:
     screen.line("  ".join([*facts, utc(int(state.now))]))
     counts = state.counts
     held = f", {count(counts.held, 'held', 'held')}" if counts.held else ""
-    screen.line(f"queue   {count(counts.waiting, 'recipient')} waiting, {counts.due} due now{held}")
+    least = "" if counts.whole else "at least "
+    waits = f"{least}{count(counts.waiting, 'recipient')} waiting"
+    screen.line(f"queue   {waits}, {least}{counts.due} due now{held}")
     if counts.oldest is not None:
         ahead = until(state.next_ready, state.now) if state.next_ready is not None else "taken up"
         age = span(state.now - counts.oldest)
         screen.line(f"        oldest {age}, next due {ahead}")
     if state.live is not None:
         _show_live(screen, state.live, state.now)
+    if len(state.agents) > 1 or any(one.left < 0 for one in state.agents):
+        for one in state.agents:
+            _show_agent(screen, one, state.now)
     for pause in state.pauses:
         _show_pause(screen, pause, state.now)
     if state.live is None:
@@ -225,10 +256,28 @@ def _show_live(screen: Screen, live: dict[str, Any], now: float) -> None:
         screen.line(f"        {more} in trouble: dagent dest list")
 
 
+def _named(one: Member) -> str:
+    """An agent of the queue, for people."""
+    return f"the agent on {clean(one.host)} (process {one.pid})"
+
+
+def _show_agent(screen: Screen, one: Member, now: float) -> None:
+    facts = [
+        f"{clean(one.host)} process {one.pid}",
+        f"{clean(one.version)} up {span(now - one.started)}",
+        f"owns {count(one.destinations, 'destination')}",
+        f"{count(one.in_flight, 'request')} in flight",
+    ]
+    if one.draining:
+        facts.append(screen.paint("draining", "warn"))
+    if one.left < 0:
+        facts.append(screen.paint(f"silent: lease over for {span(-one.left)}", "bad"))
+    screen.line(f"agent   {', '.join(facts)}")
+
+
 def _show_pause(screen: Screen, pause: Paused, now: float) -> None:
     end = "" if pause.until >= FOR_EVER else f" until {clock(pause.until, now)}"
     by = f" by {pause.by}" if pause.by else ""
     note = f' ("{pause.note}")' if pause.note else ""
-    kind = "site " if pause.site else ""
-    advice = "" if pause.site else f"   dagent dest resume {pause.name}"
-    screen.line(f"i       {clean(f'{kind}{pause.name} paused{by}{end}{note}')}{clean(advice)}")
+    advice = f"   dagent dest resume {pause.name}"
+    screen.line(f"i       {clean(f'{pause.name} paused{by}{end}{note}')}{clean(advice)}")

@@ -1,7 +1,7 @@
-"""``dagent db``: the steps that bring an older queue up to date, and the check of its invariants.
+"""``dagent db``: the steps that bring an older queue up to date, the check of its invariants, and its move.
 
-Both open the store itself. ``migrate`` takes the lock that a running service holds; ``check`` only reads and
-may be run at any time.
+All open the store itself. ``migrate`` and ``copy`` take the lock that a running service holds; ``check`` only
+reads and may be run at any time.
 """
 
 import contextlib
@@ -14,10 +14,12 @@ import msgspec
 from deliveryagent.cli.command import Invocation, group
 from deliveryagent.cli.faults import CommandError, ExitStatus
 from deliveryagent.cli.screen import Screen, clean, count
+from deliveryagent.config import parts
 from deliveryagent.queue import check as invariants
-from deliveryagent.queue import upgrade
+from deliveryagent.queue import inflow, upgrade
 from deliveryagent.queue.engine import open_reader, open_writer, store_file
 from deliveryagent.queue.lock import LockHeld, QueueLock
+from deliveryagent.queue.single import execute
 
 
 @group("db", examples=["dagent db migrate --plan", "dagent db check"])
@@ -31,25 +33,35 @@ def db() -> None:
 def migrate(invocation: Invocation, plan: bool) -> None:
     """Take every step from the schema the queue has to the one this program needs.
 
-    All steps are one transaction. The service must be stopped; make a copy of the queue before.
+    All steps are one transaction. The service must be stopped; make a copy of the queue before. On PostgreSQL
+    the SQL functions by which applications enqueue are renewed as well.
     """
     url = invocation.location().queue_url
     screen = invocation.screen()
     if plan:
         engine = open_reader(url)
-        steps = upgrade.plan(engine)
+        steps, renewed, by_hand = upgrade.plan(engine), False, ""
     else:
+        terms = parts.conditions(invocation.config())
         with _alone(url):
             engine = open_writer(url)
             steps = upgrade.migrate(engine)
+            renewed = upgrade.renew_functions(engine)
+            by_hand = upgrade.by_hand(engine)
+            execute(engine, inflow.note_terms, [terms])
     engine.dispose()
     if screen.json:
         told = [msgspec.to_builtins(step) for step in steps]
-        screen.record({"schema": upgrade.head(), "done": not plan, "steps": told})
+        facts = {"functions_renewed": renewed, "by_hand": by_hand}
+        screen.record({"schema": upgrade.head(), "done": not plan, "steps": told} | facts)
         return
     for step in steps:
         screen.line(f"{step.revision}  {step.text}")
-    if not steps:
+    if by_hand:
+        screen.note(f"applications cannot enqueue before somebody who may has run: {by_hand}")
+    if renewed and not steps:
+        screen.line("The SQL functions were renewed.")
+    elif not steps:
         screen.line(f"The queue is up to date (schema {upgrade.head()}).")
     elif plan:
         screen.note(f"{count(len(steps), 'step')} to take: dagent db migrate")
@@ -82,6 +94,29 @@ def check(invocation: Invocation) -> int:
     else:
         _print(screen, problems)
     return ExitStatus.FAILED if problems else ExitStatus.DONE
+
+
+@db.command(
+    "copy",
+    examples=[
+        "dagent db copy --to postgresql://mail@db.example.org/queue",
+        "dagent db copy --abandon",
+    ],
+)
+@click.option("--to", metavar="URL", default="", help="Where the queue goes; created if need be.")
+@click.option("--abandon", is_flag=True, help="Give up a copy that is not complete.")
+@click.pass_obj
+def copy(invocation: Invocation, to: str, abandon: bool) -> int:
+    """Move an SQLite queue to PostgreSQL, with everything it knows.
+
+    The service must be stopped. A copy that was interrupted goes on where it was when the same command runs
+    again; until it is complete neither queue can be served, and afterwards only the new one can.
+    """
+    from deliveryagent.cli import moving
+
+    if bool(to) == abandon:
+        raise click.UsageError("say where the queue goes (--to), or --abandon")
+    return moving.give_up(invocation) if abandon else moving.carry_out(invocation, to)
 
 
 def _print(screen: Screen, problems: list[invariants.Problem]) -> None:

@@ -58,9 +58,9 @@ def show(invocation: Invocation, domain: str) -> None:
 @click.pass_obj
 def pause(invocation: Invocation, domain: str, span_: float | None, note: str) -> None:
     """Start no delivery to a destination; what is in flight ends by itself. Survives a restart."""
-    from deliveryagent.cli import destinations
+    from deliveryagent.cli import pausing
 
-    destinations.pause(invocation, domain, span_, note)
+    pausing.pause(invocation, domain, span_, note)
 
 
 @dest.command("resume", examples=["dagent dest resume example.net"])
@@ -68,9 +68,9 @@ def pause(invocation: Invocation, domain: str, span_: float | None, note: str) -
 @click.pass_obj
 def resume(invocation: Invocation, domain: str) -> int:
     """End the pause of a destination; what is due is tried at once."""
-    from deliveryagent.cli import destinations
+    from deliveryagent.cli import pausing
 
-    return destinations.resume(invocation, domain)
+    return pausing.resume(invocation, domain)
 
 
 @dest.command("reset", examples=["dagent dest reset example.net"])
@@ -81,6 +81,6 @@ def reset(invocation: Invocation, domain: str) -> None:
 
     Needs a running service.
     """
-    from deliveryagent.cli import destinations
+    from deliveryagent.cli import pausing
 
-    destinations.reset(invocation, domain)
+    pausing.reset(invocation, domain)

@@ -1,12 +1,9 @@
-"""Looks at destinations and sites, and orders pauses, for ``dagent dest``.
+"""Looks at destinations and sites for ``dagent dest``.
 
-Where no service runs, pauses are recorded in the queue itself. Guarantees: a name is a domain or an address
-literal as the queue writes it, in lower case and A-labels; what the service says of a site counts more than
-what was last recorded.
+Guarantees: a name is a domain or an address literal as the queue writes it, in lower case and A-labels; what
+the service says of a site counts more than what was last recorded. Changes nothing.
 """
 
-import time
-from contextlib import closing
 from typing import Any
 
 import click
@@ -15,27 +12,21 @@ import msgspec
 from deliveryagent.agent.records import rfc3339
 from deliveryagent.cli import view
 from deliveryagent.cli.command import Invocation
-from deliveryagent.cli.door import Door
 from deliveryagent.cli.faults import CommandError, ExitStatus
-from deliveryagent.cli.ordering import by_user, locked
-from deliveryagent.cli.screen import Cell, Column, Screen, clean, clock, count, span, until
+from deliveryagent.cli.screen import Cell, Column, Screen, clean, clock, count, until
 from deliveryagent.cli.view import View
 from deliveryagent.mail.address import AddressError, parse_mailbox
 from deliveryagent.policy.gates import FOR_EVER
-from deliveryagent.queue import orders, overview, search, sites
-from deliveryagent.queue.orders import FOREVER, Pause, Resume
-from deliveryagent.queue.sites import DestinationState, SiteState
+from deliveryagent.queue import overview, search
+from deliveryagent.queue.states import DestinationState, SiteState
 
 
-def _name(word: str) -> str:
+def destination_name(word: str) -> str:
     """The destination a word names, as the queue writes it."""
     try:
         return parse_mailbox(f"x@{word.strip().removeprefix('@')}").destination
     except AddressError as error:
         raise click.UsageError(f'"{word}" is no domain: {error}') from None
-
-
-# -- looking ---
 
 
 def print_list(invocation: Invocation, limit: int) -> None:
@@ -69,16 +60,15 @@ def print_list(invocation: Invocation, limit: int) -> None:
 
 
 def _states(found: View, limit: int) -> list[DestinationState]:
-    paused = [one.name for one in overview.pauses(found.connection, found.now) if not one.site]
-    busy = [row.name for row in search.shape(found.connection, found.now, "destination", limit)]
+    paused = [one.name for one in overview.pauses(found.reader, found.now)]
+    busy = dict(search.fullest(found.reader, limit))
     names = list(dict.fromkeys([*paused, *busy]))[:limit]
-    found_states = (sites.one_destination(found.connection, name) for name in names)
+    found_states = (overview.one_destination(found.reader, name, busy.get(name)) for name in names)
     return [state for state in found_states if state is not None]
 
 
 def _sites(found: View) -> list[SiteState]:
-    (states,) = sites.load(found.connection, [None])
-    return states
+    return overview.sites(found.reader)
 
 
 def _condition(
@@ -135,10 +125,10 @@ def _moment(moment: float | None) -> str | None:
 
 def print_one(invocation: Invocation, domain: str) -> None:
     """One destination: what waits, its site, its window, its pause."""
-    name = _name(domain)
+    name = destination_name(domain)
     screen = invocation.screen()
     with view.opened(invocation) as found:
-        state = sites.one_destination(found.connection, name)
+        state = overview.one_destination(found.reader, name)
         live = found.door.look("dest", name=name)
         live = live if live and live.get("name") else None
         if state is None and live is None:
@@ -151,7 +141,7 @@ def print_one(invocation: Invocation, domain: str) -> None:
             state = _unknown(name)
         if live:
             state = msgspec.structs.replace(state, site=str(live["name"]))
-        site = overview.one_site(found.connection, state.site) if state.site else None
+        site = overview.one_site(found.reader, state.site) if state.site else None
         if invocation.json:
             screen.record(_record(state, site, live))
             return
@@ -212,60 +202,3 @@ def _print(
     if state.paused_until is not None and state.paused_until > now:
         advice.append(f"dagent dest resume {state.name}")
     screen.line(f"do      {clean(' | '.join(advice))}")
-
-
-# -- changing ---
-
-
-def pause(invocation: Invocation, domain: str, length: float | None, note: str) -> None:
-    """Pause a destination for so many seconds, or until it is resumed."""
-    name = _name(domain)
-    location = invocation.location()
-    with closing(Door(location.socket)) as door:
-        answer = door.ask("dest_pause", name=name, note=note, **{"for": length or 0})
-    if answer is None:
-        now = time.time()
-        end = now + length if length else FOREVER
-        order = Pause(name=name, until=end, note=note, by=by_user().removeprefix("by "), now=now)
-        locked(location.queue_url, lambda connection: orders.pause(connection, [order]))
-    screen = invocation.screen()
-    if invocation.json:
-        screen.record({"name": name, "paused": True, "for": length})
-        return
-    lasting = f" for {span(length)}" if length else ""
-    screen.line(f"Paused {name}{lasting}. To end it: dagent dest resume {name}")
-
-
-def resume(invocation: Invocation, domain: str) -> int:
-    """End a pause; returns the exit status."""
-    name = _name(domain)
-    location = invocation.location()
-    with closing(Door(location.socket)) as door:
-        answer = door.ask("dest_resume", name=name)
-    if answer is None:
-        order = Resume(name=name, now=time.time())
-        (done,) = locked(location.queue_url, lambda connection: orders.resume(connection, [order]))
-    else:
-        done = bool(answer.get("resumed"))
-    screen = invocation.screen()
-    if invocation.json:
-        screen.record({"name": name, "resumed": done})
-    elif done:
-        screen.line(f"Resumed {name}. See: dagent queue list --domain {name}")
-    else:
-        screen.line(f"{name} was not paused.")
-    return ExitStatus.DONE if done else ExitStatus.NOT_FOUND
-
-
-def reset(invocation: Invocation, domain: str) -> None:
-    """Have the service forget that a site failed."""
-    name = _name(domain)
-    with closing(Door(invocation.location().socket)) as door:
-        answer = door.demand("dest_reset", name=name)
-    screen = invocation.screen()
-    if invocation.json:
-        screen.record({"name": name, "site": answer.get("site", "")})
-        return
-    site = str(answer.get("site", ""))
-    what = f"site {clean(site)}" if site else "no site is known for it yet"
-    screen.line(f"Reset {name} ({what}). See: dagent dest show {name}")

@@ -1,4 +1,7 @@
-"""``dagent drain``: no new deliveries here, what runs is finished (before maintenance)."""
+"""``dagent drain``: no new deliveries here, what runs is finished (before maintenance).
+
+Where several agents work on the queue, what this one had waiting is taken over by the others at once.
+"""
 
 import time
 from contextlib import closing
@@ -25,22 +28,29 @@ _PAUSE = 0.1
 )
 @click.pass_obj
 def drain(invocation: Invocation, wait: bool, timeout: float) -> int:
-    """Stop claiming mail here and finish what runs.
+    """Stop claiming mail here, give back what waits, and finish what runs.
 
-    Mail is still taken in. To deliver again, restart or reload the service.
+    Mail is still taken in. Other agents of the queue deliver it, and what this one gave back. To deliver here
+    again, restart the service.
     """
     screen = invocation.screen()
     with closing(Door(invocation.location().socket)) as door:
         door.demand("drain")
-        active = int(door.demand("status")["active"])
+        active, owned = _left(door)
         deadline = time.monotonic() + timeout
-        while wait and active and time.monotonic() < deadline:
+        while wait and (active or owned) and time.monotonic() < deadline:
             time.sleep(_PAUSE)
-            active = int(door.demand("status")["active"])
+            active, owned = _left(door)
     if invocation.json:
-        screen.record({"draining": True, "active": active})
+        screen.record({"draining": True, "active": active, "destinations": owned})
     elif active:
         screen.line(f"Draining: {count(active, 'delivery', 'deliveries')} still in flight.")
     else:
         screen.line("Drained: nothing is in flight.")
-    return ExitStatus.PARTLY_DONE if wait and active else ExitStatus.DONE
+    return ExitStatus.PARTLY_DONE if wait and (active or owned) else ExitStatus.DONE
+
+
+def _left(door: Door) -> tuple[int, int]:
+    """Recipients in flight, and destinations that are not given back yet."""
+    status = door.demand("status")
+    return int(status["active"]), int(status.get("destinations", 0))

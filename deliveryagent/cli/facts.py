@@ -9,11 +9,11 @@ from typing import Any
 from deliveryagent.agent.explain import Answer, Known
 from deliveryagent.cli.view import View
 from deliveryagent.mail.envelope import Notify, RecipientStatus, format_queue_id
-from deliveryagent.policy.gates import Pause, Situation
-from deliveryagent.queue import overview, sites
+from deliveryagent.policy.gates import FOR_EVER, Pause, Situation
+from deliveryagent.queue import overview
 from deliveryagent.queue.overview import Waiting
 from deliveryagent.queue.search import Found, FoundRecipient
-from deliveryagent.queue.sites import DestinationState, SiteState
+from deliveryagent.queue.states import DestinationState, Member, SiteState
 
 
 class Facts:
@@ -24,6 +24,7 @@ class Facts:
         self._service = view.door.look("status")
         self._destinations: dict[str, DestinationState | None] = {}
         self._live: dict[str, dict[str, Any]] = {}
+        self._members: dict[int, Member] | None = None
 
     @property
     def running(self) -> bool:
@@ -65,14 +66,14 @@ class Facts:
 
     def _destination(self, name: str) -> DestinationState | None:
         if name not in self._destinations:
-            self._destinations[name] = sites.one_destination(self._view.connection, name)
+            self._destinations[name] = overview.one_destination(self._view.reader, name)
         return self._destinations[name]
 
     def _others(self, one: FoundRecipient) -> Waiting:
         if one.due is None:
             return Waiting(0, 0)
         found = overview.others(
-            self._view.connection, one.destination, code=one.code, enhanced=one.enhanced
+            self._view.reader, one.destination, code=one.code, enhanced=one.enhanced
         )
         # The recipient itself is among those counted.
         return Waiting(max(0, found.all - 1), max(0, found.same_answer - 1) if one.attempts else 0)
@@ -81,10 +82,11 @@ class Facts:
         destination = self._destination(one.destination)
         live = self.live(one.destination)
         name = str(live.get("name") or (destination.site if destination else ""))
-        site = overview.one_site(self._view.connection, name) if name else None
+        site = overview.one_site(self._view.reader, name) if name else None
         service = self._service or {}
         store = service.get("store", {})
         room, busy = _room(live)
+        keeper = self._keeper(destination)
         return Situation(
             now=now,
             status=RecipientStatus(one.status),
@@ -93,7 +95,6 @@ class Facts:
             destination=one.destination,
             site=name,
             destination_pause=_pause(destination),
-            site_pause=_pause(site),
             closed_until=float(live["closed_until"] or 0) if live else _closed(site),
             closed_reason=str(live["reason"] if live else site.reason if site else ""),
             room=room,
@@ -102,10 +103,25 @@ class Facts:
             draining=bool(service.get("draining")),
             store_writable=bool(store.get("writable", True)),
             store_trouble=str(store.get("reason", "")),
+            keeper=keeper,
+            slots_elsewhere=live.get("share") == 0,
         )
 
+    def _keeper(self, destination: DestinationState | None) -> str:
+        """The other agent that has a destination in hand, as far as one is known to live."""
+        if destination is None or destination.owner is None:
+            return ""
+        if self._members is None:
+            self._members = {one.agent: one for one in overview.members(self._view.reader)}
+        owner = self._members.get(destination.owner)
+        here = str((self._service or {}).get("agent", ""))
+        # Where nobody else can be, a lease has no end.
+        if owner is None or not 0 < owner.left < FOR_EVER or format_queue_id(owner.agent) == here:
+            return ""
+        return f"the agent on {owner.host} (process {owner.pid})"
 
-def _pause(state: DestinationState | SiteState | None) -> Pause | None:
+
+def _pause(state: DestinationState | None) -> Pause | None:
     if state is None or state.paused_until is None:
         return None
     return Pause(state.paused_until, state.pause_note, state.paused_by)

@@ -5,6 +5,7 @@ escaped. Changes nothing.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -104,16 +105,12 @@ def _rows(found: View, message: Found) -> Iterator[Row]:
 
 
 def _print_rows(found: View, screen: Screen, rows: Iterator[Row], limit: int) -> None:
-    shown: list[Row] = []
-    more = False
-    for row in rows:
-        if limit and len(shown) == limit:
-            more = True
-            break
-        shown.append(row)
-    if not shown:
+    first = next(rows, None)
+    if first is None:
         screen.note("Nothing matches.")
         return
+    coming = chain([first], rows)
+    shown = islice(coming, limit) if limit else coming
     columns = [
         Column("ID"),
         Column("AGE", right=True),
@@ -125,8 +122,8 @@ def _print_rows(found: View, screen: Screen, rows: Iterator[Row], limit: int) ->
         Column("TO"),
         Column("LAST ANSWER"),
     ]
-    screen.table(columns, [_cells(found, row) for row in shown])
-    if more:
+    screen.table(columns, (_cells(found, row) for row in shown))
+    if next(coming, None) is not None:
         screen.note(f"The first {count(limit, 'line')}, oldest first; --limit 0 shows all.")
 
 
@@ -153,7 +150,7 @@ def print_message(invocation: Invocation, identity: str, *, headers: bool) -> No
     with view.opened(invocation) as found:
         queue_id = found.resolve(identity)
         shown = _whole(found, queue_id, 0 if invocation.json else _SHOWN_RECIPIENTS)
-        head = search.beginning(found.connection, queue_id) if headers else None
+        head = search.beginning(found.reader, queue_id) if headers else None
         if invocation.json:
             record = shown_record(shown, invocation.config().queue, active=found.active)
             if headers:
@@ -168,12 +165,12 @@ def print_message(invocation: Invocation, identity: str, *, headers: bool) -> No
 
 def _whole(found: View, queue_id: int, limit: int) -> Shown:
     """The message with its first recipients; all of them when ``limit`` is 0."""
-    page = search.show(found.connection, queue_id, limit=limit or 1000)
+    page = search.show(found.reader, queue_id, limit=limit or 1000)
     assert page is not None  # resolve() saw it
     message, attempts = page.message, dict(page.attempts)
     while not limit and len(message.recipients) < message.recipient_count:
         after = message.recipients[-1].number
-        rest = search.show(found.connection, queue_id, limit=1000, after=after)
+        rest = search.show(found.reader, queue_id, limit=1000, after=after)
         if rest is None:
             break
         attempts |= rest.attempts
@@ -247,7 +244,7 @@ def print_shape(
     buckets = [str(minutes) for minutes in search.SHAPE_MINUTES]
     buckets.append(f"{buckets[-1]}+")
     with view.opened(invocation) as found:
-        rows = search.shape(found.connection, found.now, by, limit)
+        rows = search.shape(found.reader, found.now, by, limit)
     if invocation.json:
         for row in rows:
             ages = dict(zip(buckets, row.buckets, strict=True))

@@ -10,7 +10,8 @@ import os
 import pwd
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 import click
@@ -25,11 +26,14 @@ from deliveryagent.cli.orders import Verb
 from deliveryagent.cli.screen import Screen, count
 from deliveryagent.cli.screen import size as sized
 from deliveryagent.mail.envelope import format_queue_id
-from deliveryagent.queue import orders
-from deliveryagent.queue.engine import open_writer, store_file
+from deliveryagent.queue import course, leases
+from deliveryagent.queue.course import Course, Do, Wait
+from deliveryagent.queue.engine import open_reader, open_writer, store_file
+from deliveryagent.queue.leases import Recovery
 from deliveryagent.queue.lock import QueueLock
 from deliveryagent.queue.orders import Kind, Order
 from deliveryagent.queue.search import Filter
+from deliveryagent.queue.single import execute
 
 T = TypeVar("T")
 
@@ -150,13 +154,27 @@ class _Place:
         if answer is not None:
             return msgspec.convert({name: answer[name] for name in Tally.__struct_fields__}, Tally)
 
-        def work(connection: Any) -> Tally:
-            return _steps(connection, kind, wanted, note=note or by_user(), dry_run=dry_run)
+        order = Order(
+            kind=kind, filter=wanted, now=time.time(), note=note or by_user(), dry_run=dry_run
+        )
+        if dry_run:
+            with reading(self._location.queue_url) as connection:
+                return _carry_out(lambda do: do.operation(connection, [do.item])[0], order)
+        with writing(self._location.queue_url) as engine:
+            # What agents that died still seem to own is nobody's.
+            execute(engine, leases.recover, [Recovery(alone=False)])
+            return _carry_out(lambda do: execute(engine, do.operation, [do.item])[0], order)
 
-        if not dry_run:
-            return locked(self._location.queue_url, work)
-        with view.opened(self._invocation) as found:
-            return work(found.connection)
+
+@contextmanager
+def reading(url: str) -> Iterator[Any]:
+    """The queue as an order sees it, opened only to look."""
+    engine = open_reader(url)
+    try:
+        with engine.connect() as connection:
+            yield connection
+    finally:
+        engine.dispose()
 
 
 def by_user() -> str:
@@ -172,32 +190,47 @@ def locked(url: str, work: Callable[[Any], T]) -> T:
 
     Raises ``LockHeld`` when a service has it.
     """
+    with writing(url) as engine, engine.begin() as connection:
+        return work(connection)
+
+
+@contextmanager
+def writing(url: str) -> Iterator[Any]:
+    """The queue, opened for writing, under the lock of its one writer if it has one.
+
+    Raises ``LockHeld`` when a service has it.
+    """
     file = store_file(url)
-    lock = QueueLock(file) if file is not None else None
-    try:
+    with ExitStack() as stack:
+        if file is not None:
+            stack.enter_context(QueueLock(file))
         engine = open_writer(url)
+        stack.callback(engine.dispose)
+        yield engine
+
+
+def _carry_out(do: Callable[[Do], Any], order: Order) -> Tally:
+    done = course.Tally()
+    foreign = _drive(do, course.first(order, done, tuple))
+    _drive(do, course.rest(order, done, tuple, foreign=foreign, clock=time.monotonic))
+    return Tally(
+        messages=done.messages,
+        recipients=done.recipients,
+        skipped_active=done.skipped_active,
+        bytes=done.bytes,
+        sample=[format_queue_id(one) for one in done.sample[:5]],
+    )
+
+
+def _drive(do: Callable[[Do], Any], steps: Course) -> dict[str, int]:
+    answer: Any = None
+    while True:
         try:
-            with engine.begin() as connection:
-                return work(connection)
-        finally:
-            engine.dispose()
-    finally:
-        if lock is not None:
-            lock.close()
-
-
-def _steps(connection: Any, kind: Kind, wanted: Filter, *, note: str, dry_run: bool) -> Tally:
-    tally = Tally()
-    after: tuple[int, int] | None = (0, 0)
-    while after is not None:
-        order = Order(
-            kind=kind, filter=wanted, now=time.time(), note=note, dry_run=dry_run, after=after
-        )
-        (step,) = orders.order(connection, [order])
-        tally.messages += step.messages
-        tally.recipients += step.recipients
-        tally.skipped_active += step.skipped_active
-        tally.bytes += step.bytes
-        tally.sample += [format_queue_id(one) for one in step.sample[: 5 - len(tally.sample)]]
-        after = step.next
-    return tally
+            step = steps.send(answer)
+        except StopIteration as end:
+            return dict(end.value)
+        if isinstance(step, Wait):
+            time.sleep(step.seconds)
+            answer = None
+        else:
+            answer = do(step)

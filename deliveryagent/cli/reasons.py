@@ -77,12 +77,12 @@ def tell(invocation: Invocation, subject: str, *, every: bool) -> None:
 def _subjects(found: View, subject: str) -> Iterator[Shown]:
     """The messages that are asked about, each with the recipients that are."""
     if "@" not in subject:
-        shown = search.show(found.connection, found.resolve(subject), limit=1000)
+        shown = search.show(found.reader, found.resolve(subject), limit=1000)
         assert shown is not None
         yield shown
         return
     address = subject.strip().removeprefix("<").removesuffix(">")
-    messages = search.history(found.connection, address, _MESSAGES)
+    messages = search.history(found.reader, address, _MESSAGES)
     if not messages:
         raise CommandError(
             f"no message to {address} is known",
@@ -92,7 +92,7 @@ def _subjects(found: View, subject: str) -> Iterator[Shown]:
     for message in messages:
         attempts: dict[int, tuple[Tried, ...]] = {}
         for one in message.recipients:
-            page = search.show(found.connection, message.queue_id, limit=1, after=one.number - 1)
+            page = search.show(found.reader, message.queue_id, limit=1, after=one.number - 1)
             attempts |= page.attempts if page is not None else {}
         yield Shown(
             message=msgspec.structs.replace(message, recipient_count=len(message.recipients)),
@@ -111,7 +111,7 @@ def _worth_telling(message: Found) -> list[FoundRecipient]:
 
 def _subject_of(found: View, message: Found) -> str:
     """The Subject field as it was written, as long as the content is kept."""
-    head = search.beginning(found.connection, message.queue_id)
+    head = search.beginning(found.reader, message.queue_id)
     if head is None:
         return ""
     for field in split_fields(header_section(head).replace(b"\r\n", b"\n")):

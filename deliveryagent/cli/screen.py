@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, Literal, NamedTuple, TextIO
 from unicodedata import east_asian_width
 
@@ -25,6 +26,7 @@ _SGR: dict[Tone, str] = {
     "strong": "1",
     "faint": "2",
 }
+_MEASURED = 200  # rows of a table that decide how wide its columns are
 _SHORT_ESCAPES = {"\t": " ", "\r": "", "\n": " "}
 
 
@@ -193,9 +195,11 @@ class Screen:
         """Aligned columns under their titles; on a terminal the last column is cut to fit its
         width.
 
-        Cells are cleaned here.
+        Cells are cleaned here. A long table appears as it comes: its first rows decide how wide the
+        columns are.
         """
-        body = [[_cell(cell) for cell in row] for row in rows]
+        coming = ([_cell(cell) for cell in row] for row in rows)
+        body = list(islice(coming, _MEASURED))
         widths = [
             max([width(column.title), *(width(row[place].text) for row in body)])
             for place, column in enumerate(columns)
@@ -204,6 +208,10 @@ class Screen:
         self.line(self._row(columns, [Cell(c.title, "strong") for c in columns], widths, room))
         for row in body:
             self.line(self._row(columns, row, widths, room))
+        if len(body) == _MEASURED:
+            (self.out or sys.stdout).flush()
+            for row in coming:
+                self.line(self._row(columns, row, widths, room))
 
     def _room(self, widths: Sequence[int]) -> int | None:
         """Columns left for the last one; None when the output is not a terminal."""
@@ -223,7 +231,7 @@ class Screen:
         for place, (column, cell) in enumerate(zip(columns, cells, strict=True)):
             last = place == len(columns) - 1
             text = cut(cell.text, room) if last and room is not None else cell.text
-            padding = " " * (widths[place] - width(text))
+            padding = " " * max(0, widths[place] - width(text))
             shown = self.paint(text, cell.tone)
             parts.append(f"{padding}{shown}" if column.right else f"{shown}{padding}")
         return "  ".join(parts).rstrip()

@@ -7,7 +7,7 @@ Lists come page by page, so that their first line appears at once however long t
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -16,7 +16,7 @@ from deliveryagent.cli.door import Door
 from deliveryagent.cli.faults import CommandError, ExitStatus
 from deliveryagent.mail.envelope import QueueId, RecipientStatus, format_queue_id, parse_queue_id
 from deliveryagent.queue import search
-from deliveryagent.queue.engine import open_reader
+from deliveryagent.queue.reader import Reader, open_queue
 from deliveryagent.queue.search import Filter, Found
 
 if TYPE_CHECKING:
@@ -28,10 +28,10 @@ _ACTIVE = RecipientStatus.ACTIVE.value
 
 
 class View:
-    """An open queue. ``connection`` reads, ``door`` asks the service, ``now`` is the time of the command."""
+    """An open queue. ``reader`` reads, ``door`` asks the service, ``now`` is the time of the command."""
 
-    def __init__(self, connection: Any, door: Door, now: float) -> None:
-        self.connection = connection
+    def __init__(self, reader: Reader, door: Door, now: float) -> None:
+        self.reader = reader
         self.door = door
         self.now = now
         self._active: dict[tuple[int, int], float] | None = None
@@ -78,7 +78,7 @@ class View:
         """Whole messages: one that crosses the border of a page is put together again."""
         after, held = (0, 0), None
         while True:
-            page = search.find(self.connection, wanted, _PAGE, after)
+            page = search.find(self.reader, wanted, _PAGE, after)
             for found in page:
                 if held is not None and held.queue_id == found.queue_id:
                     found = msgspec.structs.replace(  # noqa: PLW2901 - the rest of the message held
@@ -95,7 +95,7 @@ class View:
 
     def resolve(self, word: str) -> QueueId:
         """The message a full id or a unique beginning names; raises ``CommandError`` when there is none."""
-        ids = search.resolve_prefix(self.connection, word)
+        ids = search.resolve_prefix(self.reader, word)
         if not ids:
             raise CommandError(
                 f"no message has the id {word}",
@@ -127,14 +127,12 @@ class View:
 def opened(invocation: "Invocation") -> Iterator[View]:
     """The queue of the configuration, opened for reading. Raises ``StoreError`` when there is none."""
     location = invocation.location()
-    engine = open_reader(location.queue_url)
     door = Door(location.socket)
     try:
-        with engine.connect() as connection:
-            yield View(connection, door, time.time())
+        with open_queue(location.queue_url) as reader:
+            yield View(reader, door, time.time())
     finally:
         door.close()
-        engine.dispose()
 
 
 def whole_id(word: str) -> bool:

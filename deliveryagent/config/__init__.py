@@ -11,11 +11,13 @@ This package itself imports nothing: ``Config`` and ``load`` pull in every room 
 setting, and commands that must start fast use ``location`` alone.
 """
 
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
-from deliveryagent.config.problems import ConfigError, Problem
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
+    from deliveryagent.config.problems import ConfigError, Problem
     from deliveryagent.config.read import load
     from deliveryagent.config.sections import Config, Route
 
@@ -31,4 +33,8 @@ def __getattr__(name: str) -> Any:
         from deliveryagent.config import sections
 
         return getattr(sections, name)
+    if name in {"ConfigError", "Problem"}:
+        from deliveryagent.config import problems
+
+        return getattr(problems, name)
     raise AttributeError(name)

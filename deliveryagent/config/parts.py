@@ -11,6 +11,7 @@ from deliveryagent.agent.worker_settings import WorkerSettings
 from deliveryagent.config.sections import Config, DeliverySection
 from deliveryagent.intake.submit import Terms
 from deliveryagent.policy.routing import Router
+from deliveryagent.queue.inflow import Conditions
 from deliveryagent.queue.submissions import CONTENT_PART
 
 
@@ -65,5 +66,18 @@ def terms(config: Config) -> Terms:
         hostname=config.hostname,
         limits=config.queue,
         part_size=CONTENT_PART,
+        bulk_after=config.delivery.default_destination_recipient_limit,
+    )
+
+
+def conditions(config: Config) -> Conditions:
+    """The same for messages that applications enqueue inside their own transactions."""
+    limits = config.queue
+    return Conditions(
+        hostname=config.hostname,
+        message_size_limit=limits.message_size_limit,
+        recipient_limit=limits.recipient_limit,
+        header_size_limit=limits.header_size_limit,
+        hopcount_limit=limits.hopcount_limit,
         bulk_after=config.delivery.default_destination_recipient_limit,
     )

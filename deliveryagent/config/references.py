@@ -7,6 +7,7 @@ is looked up anywhere: a name that does not resolve today may do so tomorrow.
 
 import ipaddress
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -85,9 +86,16 @@ def _peer(value: str) -> None:
     DebugPeers(DebugSettings(debug_peer_list=(value,)))
 
 
+_USUAL_POSTGRESQL = re.compile(
+    r"postgres(?:ql)?(?:\+psycopg)?://(?:[^/@\s]*@)?[A-Za-z0-9._-]*(?::[0-9]+)?/[A-Za-z0-9_-]+(?:\?\S*)?",
+    re.ASCII,
+)
+
+
 def _store(value: str) -> None:
-    if queue_file(value) is not None and value.startswith("sqlite:///"):
-        return  # the usual case, known without the import of SQLAlchemy
+    usual = queue_file(value) is not None and value.startswith("sqlite:///")
+    if usual or _USUAL_POSTGRESQL.fullmatch(value):
+        return  # known without the import of SQLAlchemy
     from deliveryagent.queue.engine import StoreError, store_url
 
     try:

@@ -14,12 +14,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from deliveryagent.config.location import ENVIRONMENT_PREFIX, which_file
 from deliveryagent.config.positions import Path as KeyPath
 from deliveryagent.config.positions import positions
 from deliveryagent.config.problems import ConfigError, Problem
 
-DEFAULT_FILE = "/etc/deliveryagent/deliveryagent.toml"
-ENVIRONMENT_PREFIX = "DELIVERYAGENT_"
 TOP_LEVEL = ("hostname", "postmaster", "run_dir")
 """Settings that stand in no section. Only these are looked for in the environment without ``__``:
 an orchestrator may set other ``DELIVERYAGENT_…`` variables for a service of this name."""
@@ -50,7 +49,7 @@ def gather(
     path: str | os.PathLike[str] | None, overrides: Iterable[str], environ: Mapping[str, str]
 ) -> Gathered:
     """Read all sources. Raises ``ConfigError`` when the file cannot be read or is not TOML."""
-    gathered = Gathered(path=_which_file(path, environ))
+    gathered = Gathered(path=which_file(path, environ))
     if gathered.path is not None:
         _read_file(gathered, gathered.path)
     _read_environment(gathered, environ)
@@ -64,13 +63,6 @@ def gather(
                 value=value.strip(), source="--set", where="--set", textual=True
             )
     return gathered
-
-
-def _which_file(path: str | os.PathLike[str] | None, environ: Mapping[str, str]) -> str | None:
-    chosen = os.fspath(path) if path is not None else environ.get(f"{ENVIRONMENT_PREFIX}CONFIG", "")
-    if chosen:
-        return chosen
-    return DEFAULT_FILE if os.path.exists(DEFAULT_FILE) else None
 
 
 def _read_file(gathered: Gathered, path: str) -> None:

@@ -13,23 +13,26 @@ from contextlib import ExitStack, suppress
 from typing import Self
 
 from deliveryagent.intake.admission import own_peer
-from deliveryagent.intake.submit import Reception, Terms, answer_of, told
-from deliveryagent.protocol.local import SendRequest, ServiceError
-from deliveryagent.queue import submissions
+from deliveryagent.intake.submit import Reception, Terms, answer_of, receive, told
+from deliveryagent.protocol.local import ServiceError
+from deliveryagent.protocol.sending import SendRequest
+from deliveryagent.queue import inflow, submissions
 from deliveryagent.queue.engine import StoreError, open_writer, store_file
 from deliveryagent.queue.ids import QueueIds
 from deliveryagent.queue.lock import LockHeld, QueueLock
+from deliveryagent.queue.single import Kept, execute
 from deliveryagent.queue.submissions import StagedPart, Submission
-from deliveryagent.queue.thread import StoreUnavailable, execute
+from deliveryagent.queue.thread import StoreUnavailable
 from deliveryagent.queue.upgrade import ensure
 
 __all__ = ["DirectQueue", "LockHeld", "StoreError", "Terms"]
 
-_GROUP = 200  # messages, or about so many octets, written in one transaction
+_GROUP = 500  # messages, or about so many octets, written in one transaction
 _GROUP_OCTETS = 8 * 1024 * 1024
 
 Outcome = str | ServiceError
-Incoming = tuple[SendRequest, Iterable[bytes]]
+Incoming = tuple[SendRequest, bytes | Iterable[bytes]]
+"""A request and its content, whole or in pieces."""
 
 
 class DirectQueue:
@@ -46,13 +49,17 @@ class DirectQueue:
             file = store_file(url)
             if file is not None:
                 stack.enter_context(QueueLock(file))
-            self._engine = open_writer(url)
-            stack.callback(self._engine.dispose)
-            ensure(self._engine)
-            with self._engine.begin() as connection:
+            engine = open_writer(url)
+            stack.callback(engine.dispose)
+            ensure(engine)
+            self._store = Kept(engine)
+            stack.callback(self._store.close)
+            with self._store.begin() as connection:
                 last = submissions.last_id(connection)
+                mark = inflow.direct_mark(connection)
             self._closing = stack.pop_all()
-        self._new_id = QueueIds(last=last, clock=clock, rng=random.Random())  # noqa: S311
+        rng = random.Random()  # noqa: S311 - tells ids apart, protects nothing
+        self._new_id = QueueIds(last=last, clock=clock, rng=rng, mark=mark)
 
     def close(self) -> None:
         """Give the queue back."""
@@ -82,7 +89,16 @@ class DirectQueue:
                 group, octets = [], 0
         yield from self._committed(group)
 
-    def _receive(self, request: SendRequest, content: Iterable[bytes]) -> Submission:
+    def _receive(self, request: SendRequest, content: bytes | Iterable[bytes]) -> Submission:
+        if isinstance(content, bytes):
+            return receive(
+                request,
+                content,
+                peer=self._peer,
+                terms=self._terms,
+                queue_id=self._new_id(),
+                now=self._clock(),
+            )
         reception = Reception(
             request,
             peer=self._peer,
@@ -98,19 +114,19 @@ class DirectQueue:
         except BaseException:
             if reception.staged:
                 with suppress(StoreUnavailable):
-                    execute(self._engine, submissions.abandon, [reception.queue_id])
+                    execute(self._store, submissions.abandon, [reception.queue_id])
             raise
         return submission
 
     def _stage(self, parts: list[StagedPart]) -> None:
         if parts:
-            execute(self._engine, submissions.stage, parts)
+            execute(self._store, submissions.stage, parts)
 
     def _committed(self, group: list[Submission]) -> Iterator[Outcome]:
         if not group:
             return
         try:
-            answers = execute(self._engine, submissions.add, group)
+            answers = execute(self._store, submissions.add, group)
         except StoreUnavailable as error:
             yield from [told(error)] * len(group)
             return

@@ -6,10 +6,12 @@ service that gives no sign of life for the time allowed counts as lost. Never co
 lost a connection knows best what to do about it.
 """
 
-import select
-import socket
-from collections.abc import Iterable
-from typing import Any
+from __future__ import annotations
+
+try:  # what ``socket`` adds are names and files; loading them takes as long as sending a message
+    import _socket as socket
+except ImportError:
+    import socket  # type: ignore[no-redef] # not every Python has the other
 
 from deliveryagent.protocol.local import (
     END_OF_CONTENT,
@@ -18,6 +20,11 @@ from deliveryagent.protocol.local import (
     chunk,
     decode_line,
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
 
 _GATHERED = 1 << 16
 
@@ -41,7 +48,8 @@ class Link:
             self._socket.close()
             raise
         self._unsent = bytearray()
-        self._unread = b""
+        self._unread = b""  # the beginning of an answer
+        self._answers: list[bytes] = []  # whole ones nobody has asked for, the next one last
 
     def close(self) -> None:
         """End the connection."""
@@ -50,12 +58,14 @@ class Link:
     @property
     def stale(self) -> bool:
         """Whether the other side closed an idle connection, or said what nobody asked for."""
+        import select  # noqa: PLC0415 - whoever sends one message never asks
+
         poll = select.poll()  # a socket with a time limit would wait even for MSG_DONTWAIT
         poll.register(self._socket, select.POLLIN)
-        return bool(self._unread or poll.poll(0))
+        return bool(self._answers or self._unread or poll.poll(0))
 
     def put(self, line: bytes, content: Iterable[bytes] | None = None) -> None:
-        """Send a request, with the content that belongs to it. Raises ``LostError``.
+        """Send a request, with the pieces of the content that belongs to it. Raises ``LostError``.
 
         Small ones wait until there is more to send, or an answer is asked for.
         """
@@ -69,10 +79,19 @@ class Link:
 
     def answer(self, patience: float) -> dict[str, Any]:
         """The next answer; raises ``LostError`` when none comes within so many seconds."""
+        if not self._answers:
+            self._read(patience)
+        line = self._answers.pop()
+        try:
+            return decode_line(line)
+        except ValueError:
+            raise LostError("it does not speak as the service does") from None
+
+    def _read(self, patience: float) -> None:
+        """Wait for the rest of an answer, and cut up everything that came with it."""
+        self._flush()
+        self._socket.settimeout(patience)
         pieces = [self._unread]
-        if b"\n" not in self._unread:
-            self._flush()
-            self._socket.settimeout(patience)
         while b"\n" not in pieces[-1]:
             try:
                 piece = self._socket.recv(_GATHERED)
@@ -81,11 +100,8 @@ class Link:
             if not piece:
                 raise LostError("it closed the connection")
             pieces.append(piece)
-        line, _, self._unread = b"".join(pieces).partition(b"\n")
-        try:
-            return decode_line(line)
-        except ValueError:
-            raise LostError("it does not speak as the service does") from None
+        *lines, self._unread = b"".join(pieces).split(b"\n")
+        self._answers = lines[::-1]
 
     def _flush(self) -> None:
         unsent, self._unsent = self._unsent, bytearray()

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from deliveryagent.intake.admission import Admission, Peer, peer_of
+from deliveryagent.intake.inlet import Inlet
 from deliveryagent.intake.listening import adopt, listen, remove
-from deliveryagent.intake.requests import BUFFER, RequestReader, SessionLimits
+from deliveryagent.intake.requests import RequestReader, SessionLimits
 from deliveryagent.intake.session import Backlog, Counter, OpenOrder, Order, Session
 from deliveryagent.intake.submit import Submitter, Terms
 from deliveryagent.protocol.local import ExitCode, ServiceError, encode_line, error_fields
@@ -82,7 +83,8 @@ class LocalSocket:
             self._made = self._path.stat()
         else:
             listening = adopt(self._inherited)
-        self._server = await asyncio.start_unix_server(self._admit, sock=listening, limit=BUFFER)
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_unix_server(lambda: Inlet(self._admit), sock=listening)
 
     async def stop(self, grace: float = 5.0) -> None:
         """Take no more requests; those that are being received get ``grace`` seconds to end."""
@@ -101,19 +103,19 @@ class LocalSocket:
 
     # -- connections ------------------------------------------------------------------------------
 
-    def _admit(self, stream: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _admit(self, inlet: Inlet) -> None:
         try:
-            peer = self._identified(writer)
+            peer = self._identified(inlet)
         except OSError:
-            writer.transport.abort()
+            inlet.transport.abort()
             return
         if not self._has_room(peer):
             error = ServiceError(ExitCode.TRY_LATER, "too many connections", "Try again later.")
-            writer.write(encode_line(error_fields(error)))
-            writer.close()
+            inlet.write(encode_line(error_fields(error)))
+            inlet.transport.close()
             return
-        reader = RequestReader(stream, self._limits, self._long_lines)
-        session = Session(self._counter, reader, writer, peer=peer, backlog=self._backlog)
+        reader = RequestReader(inlet, self._limits, self._long_lines)
+        session = Session(self._counter, inlet, reader, peer=peer, backlog=self._backlog)
         task = asyncio.create_task(session.run())
         self._sessions[task] = session
         self._per_user[peer.uid] += 1
@@ -121,15 +123,15 @@ class LocalSocket:
         def ended(task: asyncio.Task[None]) -> None:
             del self._sessions[task]
             self._per_user[peer.uid] -= 1
-            writer.transport.abort()  # for who does not read; a session that ended well has closed
+            inlet.transport.abort()  # for who does not read; a session that ended well has closed
             if not task.cancelled() and (error := task.exception()) is not None:
                 self._report(error)
 
         task.add_done_callback(ended)
 
-    def _identified(self, writer: asyncio.StreamWriter) -> Peer:
+    def _identified(self, inlet: Inlet) -> Peer:
         # A copy of the descriptor: what the event loop hands out need not be a whole socket.
-        descriptor = os.dup(writer.get_extra_info("socket").fileno())
+        descriptor = os.dup(inlet.connection.fileno())
         with socket.socket(fileno=descriptor) as connection:
             peer = peer_of(connection)
         return self._admission.with_rights(peer)

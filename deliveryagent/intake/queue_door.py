@@ -4,18 +4,27 @@ Guarantees: ids grow; success is reported after the commit only; while outcomes 
 taken either. Never waits for a delivery.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from deliveryagent.intake.submit import Taker
 from deliveryagent.mail.envelope import QueueId
-from deliveryagent.queue import submissions
-from deliveryagent.queue.submissions import Accepted, Answer, StagedPart, Submission
+from deliveryagent.queue.submissions import (
+    Accepted,
+    Answer,
+    StagedPart,
+    Submission,
+    abandon,
+    add,
+    stage,
+)
 from deliveryagent.queue.thread import Database, StoreUnavailable
 
 
 class QueueDoor:
     """A :class:`~deliveryagent.intake.submit.Submitter` over the agent's own database thread.
 
-    ``trouble`` says why the store cannot be written, or nothing; ``accepted`` hears of every new message.
+    ``trouble`` says why the store cannot be written, or nothing; ``accepted`` hears of
+    every new message, of those with one commit together.
     """
 
     def __init__(
@@ -23,7 +32,7 @@ class QueueDoor:
         *,
         database: Database,
         trouble: Callable[[], str],
-        accepted: Callable[[Submission], None],
+        accepted: Callable[[Sequence[Submission]], None],
         new_id: Callable[[], QueueId],
     ) -> None:
         self._database = database
@@ -37,18 +46,30 @@ class QueueDoor:
 
     async def stage(self, part: StagedPart) -> None:
         """Keep one part of a content that is still arriving."""
-        await self._open().submit(submissions.stage, part)
+        await self._open().submit(stage, part)
 
     async def abandon(self, queue_id: int) -> None:
         """Forget the staged parts of a message that will not come."""
-        await self._database.submit(submissions.abandon, queue_id)
+        await self._database.submit(abandon, queue_id)
 
-    async def submit(self, submission: Submission) -> Answer:
-        """Take over a message; the answer comes after the commit."""
-        answer = await self._open().submit(submissions.add, submission)
-        if isinstance(answer, Accepted):
-            self._accepted(submission)
-        return answer
+    def submit(self, submissions: Sequence[Submission], taker: Taker) -> None:
+        """Take over messages; ``taker`` gets the answers in order after the commit, or why not."""
+        trouble = self._trouble()
+        if trouble:
+            taker([StoreUnavailable(trouble) for _ in submissions])
+            return
+
+        def taken(answers: list[Answer | Exception]) -> None:
+            fresh = [
+                submission
+                for submission, answer in zip(submissions, answers, strict=True)
+                if type(answer) is Accepted
+            ]
+            if fresh:
+                self._accepted(fresh)
+            taker(answers)
+
+        self._database.submit_many(add, submissions, taken)
 
     def _open(self) -> Database:
         trouble = self._trouble()

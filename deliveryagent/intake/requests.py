@@ -8,10 +8,17 @@ say, however slowly it sends. Never interprets what it reads (``protocol.local``
 import asyncio
 from dataclasses import dataclass
 
-from deliveryagent.protocol.local import CHUNK_LIMIT, LINE_LIMIT, ExitCode, ServiceError
+from deliveryagent.intake.inlet import BUFFER, GoneError, Inlet
+from deliveryagent.protocol.local import (
+    CHUNK_LIMIT,
+    END_OF_CONTENT,
+    LINE_LIMIT,
+    ExitCode,
+    ServiceError,
+)
 
-BUFFER = 1 << 16
-"""The limit of the stream reader; it holds at most twice as much."""
+_SEND = b'{"op":"send",'
+_LENGTH = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,17 +42,11 @@ class SessionLimits:
     pending_octets: int = 32 * 1024 * 1024
 
 
-class GoneError(Exception):
-    """The other side went away in the middle of something."""
-
-
 class RequestReader:
     """The reading half of a connection. ``long_lines`` is shared by all."""
 
-    def __init__(
-        self, stream: asyncio.StreamReader, limits: SessionLimits, long_lines: asyncio.Semaphore
-    ) -> None:
-        self._stream = stream
+    def __init__(self, inlet: Inlet, limits: SessionLimits, long_lines: asyncio.Semaphore) -> None:
+        self._inlet = inlet
         self._limits = limits
         self._long_lines = long_lines
         self._left_of_chunk = 0
@@ -55,7 +56,24 @@ class RequestReader:
     @property
     def ended(self) -> bool:
         """Whether the other side will send nothing more and all it sent was read."""
-        return self._stream.at_eof()
+        return self._inlet.ended and not self._inlet.buffer
+
+    def message(self) -> tuple[bytes, bytes] | None:
+        """The next request, if it is one to send that is here completely, with its content.
+
+        Sees only what came in one chunk and the usual form; everything else is read in pieces.
+        """
+        buffer = self._inlet.buffer
+        if not buffer.startswith(_SEND):
+            return None
+        begin = buffer.find(b"\n") + 1 + _LENGTH
+        end = begin + int.from_bytes(buffer[begin - _LENGTH : begin], "big")
+        if begin <= _LENGTH or buffer[end : end + _LENGTH] != END_OF_CONTENT or begin == end:
+            return None
+        with memoryview(buffer) as view:
+            found = bytes(view[: begin - _LENGTH]), bytes(view[begin:end])
+        del buffer[: end + _LENGTH]
+        return found
 
     async def line(self, *, first: bool) -> bytes:
         """The next request line; empty when the connection ended before one began.
@@ -63,39 +81,46 @@ class RequestReader:
         Raises ``GoneError``, also when it comes too slowly, and ``ServiceError`` for a line that is
         too long.
         """
+        end = self._inlet.buffer.find(b"\n")
+        if end >= 0:
+            return self._inlet.cut(end + 1)
         limit = self._limits.request_time if first else self._limits.idle_time
         try:
             async with asyncio.timeout(limit):
-                try:
-                    return await self._stream.readuntil(b"\n")
-                except asyncio.LimitOverrunError as overrun:
-                    return await self._long_line(overrun)
-        except asyncio.IncompleteReadError as end:
-            if end.partial:
-                raise GoneError from None
-            return b""
-        except (TimeoutError, ConnectionError):
+                return await self._coming_line()
+        except TimeoutError:
             # No answer: it would be taken for that to the request that is on its way.
             raise GoneError from None
 
-    async def _long_line(self, overrun: asyncio.LimitOverrunError) -> bytes:
+    async def _coming_line(self) -> bytes:
+        inlet = self._inlet
+        while (end := inlet.buffer.find(b"\n")) < 0:
+            if inlet.ended:
+                if inlet.buffer:
+                    raise GoneError
+                return b""
+            if len(inlet.buffer) > BUFFER:
+                async with self._long_lines:
+                    return await self._long_line()
+            await inlet.more()
+        return inlet.cut(end + 1)
+
+    async def _long_line(self) -> bytes:
         """A line beyond the buffer: how many may be read at a time is limited."""
-        async with self._long_lines:
-            pieces: list[bytes] = []
-            total = 0
-            while True:
-                pieces.append(await self._stream.readexactly(overrun.consumed))
-                total += overrun.consumed
-                if total > LINE_LIMIT:
-                    raise ServiceError(
-                        ExitCode.BAD_DATA,
-                        f"a request line of more than {LINE_LIMIT} octets",
-                        "Send to fewer recipients at a time.",
-                    )
-                try:
-                    return b"".join([*pieces, await self._stream.readuntil(b"\n")])
-                except asyncio.LimitOverrunError as again:
-                    overrun = again
+        inlet, pieces, total = self._inlet, [], 0
+        while (end := inlet.buffer.find(b"\n")) < 0:
+            pieces.append(inlet.cut(len(inlet.buffer)))
+            total += len(pieces[-1])
+            if total > LINE_LIMIT:
+                raise ServiceError(
+                    ExitCode.BAD_DATA,
+                    f"a request line of more than {LINE_LIMIT} octets",
+                    "Send to fewer recipients at a time.",
+                )
+            if inlet.ended:
+                raise GoneError
+            await inlet.more()
+        return b"".join([*pieces, inlet.cut(end + 1)])
 
     def begin_content(self) -> None:
         """A content comes next."""
@@ -118,8 +143,6 @@ class RequestReader:
             raise ServiceError(
                 ExitCode.TRY_LATER, "the content came too slowly; nothing was taken"
             ) from None
-        except (asyncio.IncompleteReadError, ConnectionError):
-            raise GoneError from None
         self._in_content = bool(piece)
         self._allowance += len(piece) / self._limits.slowest_content - (loop.time() - begun)
         return piece
@@ -137,14 +160,21 @@ class RequestReader:
 
     async def _next_piece(self) -> bytes:
         if not self._left_of_chunk:
-            length = int.from_bytes(await self._stream.readexactly(4), "big")
+            await self._here(_LENGTH)
+            length = int.from_bytes(self._inlet.cut(_LENGTH), "big")
             if length > CHUNK_LIMIT:
                 raise ServiceError(ExitCode.USAGE, f"a chunk of {length} octets")
             if not length:
                 return b""
             self._left_of_chunk = length
-        piece = await self._stream.read(min(self._left_of_chunk, BUFFER))
-        if not piece:
-            raise GoneError
+        await self._here(1)
+        piece = self._inlet.cut(min(self._left_of_chunk, BUFFER, len(self._inlet.buffer)))
         self._left_of_chunk -= len(piece)
         return piece
+
+    async def _here(self, count: int) -> None:
+        """Wait until so many octets are in the buffer."""
+        while len(self._inlet.buffer) < count:
+            if self._inlet.ended:
+                raise GoneError
+            await self._inlet.more()

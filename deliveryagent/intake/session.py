@@ -12,28 +12,30 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
-
-import msgspec
+from typing import Any
 
 from deliveryagent.intake.admission import Admission, Peer
-from deliveryagent.intake.requests import GoneError, RequestReader, SessionLimits
+from deliveryagent.intake.inlet import GoneError, Inlet
+from deliveryagent.intake.requests import RequestReader, SessionLimits
 from deliveryagent.intake.submit import (
     InternalError,
     Reception,
     Submitter,
     Terms,
     answer_of,
+    receive,
     told,
 )
+from deliveryagent.mail.envelope import format_queue_id
 from deliveryagent.protocol.local import (
     ExitCode,
-    SendRequest,
     ServiceError,
+    accepted_line,
     encode_line,
     error_fields,
 )
-from deliveryagent.queue.submissions import Answer, Submission
+from deliveryagent.protocol.sending import SendRequest, read_op, read_order, read_send
+from deliveryagent.queue.submissions import Accepted, Answer, Submission
 from deliveryagent.queue.thread import StoreUnavailable
 
 Order = Callable[[dict[str, Any], str], Awaitable[dict[str, Any]]]
@@ -42,10 +44,6 @@ Order = Callable[[dict[str, Any], str], Awaitable[dict[str, Any]]]
 OpenOrder = Callable[[dict[str, Any], Peer], Awaitable[dict[str, Any]]]
 """Carries out one request of anybody who may send; has to see for itself what is the caller's."""
 
-X = TypeVar("X")
-
-_SEND_FIELDS = SendRequest.__optional_keys__
-_UNREAD_ANSWERS = 1 << 16  # octets; the event loop's own measure of a full pipe
 _GLANCE = 1.0  # seconds between looks whether somebody still waits for the end of a long order
 
 
@@ -74,12 +72,15 @@ class Backlog:
         self.octets = 0
 
 
-class _Pending(NamedTuple):
+class _Pending:
     """A request whose answer is not written yet, since those before it have to be first."""
 
-    answer: "asyncio.Future[Answer]"
-    key: str = ""
-    octets: int = 0
+    __slots__ = ("answer", "key", "octets")
+
+    def __init__(self, key: str = "", octets: int = 0) -> None:
+        self.answer: Answer | Exception | None = None
+        self.key = key
+        self.octets = octets
 
 
 class Session:
@@ -88,15 +89,15 @@ class Session:
     def __init__(
         self,
         counter: Counter,
+        inlet: Inlet,
         reader: RequestReader,
-        writer: asyncio.StreamWriter,
         *,
         peer: Peer,
         backlog: Backlog,
     ) -> None:
         self._counter = counter
+        self._inlet = inlet
         self._reader = reader
-        self._writer = writer
         self._peer = peer
         self._backlog = backlog
         self._pending: deque[_Pending] = deque()
@@ -104,6 +105,7 @@ class Session:
         self._waiting = True  # for a request
         self._closing = False
         self._task: asyncio.Task[None] | None = None
+        self._may_send = counter.admission.may_send(peer)
 
     async def run(self) -> None:
         """Serve requests until the other side ends the connection, or has to be cut off."""
@@ -119,11 +121,10 @@ class Session:
             self._answer_with(self._told(error))
         self._waiting = False
         await self._settle()
-        with suppress(ConnectionError, TimeoutError):
+        with suppress(TimeoutError):
             async with asyncio.timeout(self._counter.limits.answer_time):
-                await self._writer.drain()
-                self._writer.close()
-                await self._writer.wait_closed()
+                await self._inlet.drain()
+                await self._inlet.close()
 
     def close(self) -> None:
         """Take no further request; what was received completely is still answered."""
@@ -133,25 +134,74 @@ class Session:
 
     async def _serve_all(self) -> None:
         first = True
-        while not self._closing and (line := await self._reader.line(first=first)):
-            self._waiting = first = False
-            op, fields = _read(line)
-            if op == "send":
-                await self._send(_read_send(line), unknown=fields.keys() - _SEND_FIELDS)
+        while not self._closing:
+            if self._take_whole():
+                first = False
+            elif line := await self._reader.line(first=first):
+                self._waiting = first = False
+                op = read_op(line)
+                if op == "send":
+                    request, unknown = read_send(line)
+                    await self._send(request, unknown=unknown)
+                else:
+                    await self._settle()
+                    self._write(await self._order(op, read_order(line)))
             else:
-                await self._settle()
-                self._write(await self._order(op, _read_order(line)))
+                return
             await self._make_room()
             self._waiting = True
 
     # -- mail -------------------------------------------------------------------------------------
+
+    def _take_whole(self) -> bool:
+        """Take every message that is here already, as far as there is room; whether there was one.
+
+        They are handed to the queue together, those before and those behind a refused one.
+        """
+        taken = False
+        fresh: list[Submission] = []
+        octets, terms = 0, self._counter.terms()
+        try:
+            while self._has_room(len(fresh), octets) and (found := self._reader.message()):
+                taken = True
+                line, content = found
+                request, unknown = read_send(line)
+                try:
+                    self._check(unknown)
+                    fresh.append(self._whole(request, content, terms))
+                    octets += len(content)
+                except ServiceError as error:
+                    self._submit(fresh)
+                    fresh, octets = [], 0
+                    self._answer_with(error)
+        finally:
+            self._submit(fresh)
+        return taken
+
+    def _whole(self, request: SendRequest, content: bytes, terms: Terms) -> Submission:
+        return receive(
+            request,
+            content,
+            peer=self._peer,
+            terms=terms,
+            queue_id=self._counter.submitter.new_id(),
+            now=self._counter.clock(),
+        )
 
     async def _send(self, request: SendRequest, *, unknown: set[str]) -> None:
         """Receive one message; its answer follows when the queue has it."""
         self._reader.begin_content()
         reception: Reception | None = None
         try:
-            reception = self._begin(request, unknown)
+            self._check(unknown)
+            counter = self._counter
+            reception = Reception(
+                request,
+                peer=self._peer,
+                terms=counter.terms(),
+                queue_id=counter.submitter.new_id(),
+                now=counter.clock(),
+            )
             submission = await self._receive(reception)
         except BaseException as error:
             if reception is not None and reception.staged:
@@ -162,13 +212,11 @@ class Session:
             await self._discard_rest(error)
             self._answer_with(error)
             return
-        octets = sum(map(len, submission.parts))
-        self._backlog.octets += octets
-        answer = asyncio.ensure_future(self._counter.submitter.submit(submission))
-        self._expect(_Pending(answer, submission.envelope.key, octets))
+        self._submit([submission])
 
-    def _begin(self, request: SendRequest, unknown: set[str]) -> Reception:
-        if not self._counter.admission.may_send(self._peer):
+    def _check(self, unknown: set[str]) -> None:
+        """Raise ``ServiceError`` for a message that must not even be looked at."""
+        if not self._may_send:
             raise ServiceError(
                 ExitCode.NOT_PERMITTED,
                 "you are not allowed to send mail from this host",
@@ -178,14 +226,6 @@ class Session:
             raise ServiceError(
                 ExitCode.USAGE, f"unknown fields: {', '.join(sorted(unknown))[:200]}"
             )
-        counter = self._counter
-        return Reception(
-            request,
-            peer=self._peer,
-            terms=counter.terms(),
-            queue_id=counter.submitter.new_id(),
-            now=counter.clock(),
-        )
 
     async def _receive(self, reception: Reception) -> Submission:
         while piece := await self._reader.piece():
@@ -195,6 +235,24 @@ class Session:
         for part in parts:
             await self._counter.submitter.stage(part)
         return submission
+
+    def _submit(self, submissions: list[Submission]) -> None:
+        """Hand messages to the queue; their answers follow when it has them."""
+        if not submissions:
+            return
+        waiting = []
+        for submission in submissions:
+            octets = sum(map(len, submission.parts))
+            self._backlog.octets += octets
+            waiting.append(_Pending(submission.envelope.key, octets))
+        self._pending += waiting
+
+        def taken(answers: list[Answer | Exception]) -> None:
+            for pending, answer in zip(waiting, answers, strict=True):
+                pending.answer = answer
+            self._flush()
+
+        self._counter.submitter.submit(submissions, taken)
 
     async def _discard_rest(self, error: ServiceError | StoreUnavailable) -> None:
         """Read past the content of a refused message, so that the next request is found."""
@@ -218,7 +276,7 @@ class Session:
     def _permitted(self, op: str, fields: dict[str, Any]) -> Awaitable[dict[str, Any]]:
         """The order, begun; raises ``ServiceError`` when there is none or it is not allowed."""
         counter, peer = self._counter, self._peer
-        if op in counter.open_orders and counter.admission.may_send(peer):
+        if op in counter.open_orders and self._may_send:
             return counter.open_orders[op](fields, peer)
         if op not in counter.orders and op not in counter.open_orders:
             raise ServiceError(ExitCode.USAGE, f'the service knows no request "{op[:40]}"')
@@ -236,7 +294,7 @@ class Session:
         try:
             while not task.done():
                 await asyncio.wait({task}, timeout=_GLANCE)
-                if self._reader.ended and _hung_up(self._writer):
+                if self._reader.ended and _hung_up(self._inlet.connection):
                     raise GoneError
         finally:
             task.cancel()
@@ -245,34 +303,35 @@ class Session:
     # -- answers ----------------------------------------------------------------------------------
 
     def _answer_with(self, error: ServiceError | StoreUnavailable) -> None:
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        answer.set_exception(error)
-        self._expect(_Pending(answer))
-
-    def _expect(self, pending: _Pending) -> None:
+        pending = _Pending()
+        pending.answer = error
         self._pending.append(pending)
-        pending.answer.add_done_callback(self._flush)
+        self._flush()
 
-    def _flush(self, _done: "asyncio.Future[Answer]") -> None:
+    def _flush(self) -> None:
         """Write every answer that is there and has none before it to wait for."""
         lines: list[bytes] = []
-        while self._pending and self._pending[0].answer.done():
+        while self._pending and self._pending[0].answer is not None:
             pending = self._pending.popleft()
             self._backlog.octets -= pending.octets
-            lines.append(encode_line(self._outcome(pending)))
+            lines.append(self._line_of(pending.answer, pending.key))
         if lines:
             self._answered.set()
-            if not self._writer.is_closing():
-                self._writer.write(b"".join(lines))
+            self._inlet.write(b"".join(lines))
             if self._closing:
                 self.close()
 
-    def _outcome(self, pending: _Pending) -> dict[str, Any]:
+    def _line_of(self, answer: Answer | Exception | None, key: str) -> bytes:
+        if type(answer) is Accepted:
+            return accepted_line(format_queue_id(answer.queue_id))
+        assert answer is not None
+        if isinstance(answer, Exception):
+            return encode_line(error_fields(self._told(answer)))
         try:
-            queue_id, known = answer_of(pending.answer.result(), pending.key)
-        except Exception as error:  # noqa: BLE001 - told to the caller, whatever it is
-            return error_fields(self._told(error))
-        return {"ok": True, "id": queue_id} | ({"duplicate": True} if known else {})
+            queue_id, known = answer_of(answer, key)
+        except ServiceError as error:
+            return encode_line(error_fields(error))
+        return encode_line({"ok": True, "id": queue_id} | ({"duplicate": True} if known else {}))
 
     def _told(self, error: Exception) -> ServiceError:
         """What the caller is told; a fault of this program is also reported."""
@@ -282,8 +341,7 @@ class Session:
         return answer
 
     def _write(self, answer: dict[str, Any]) -> None:
-        if not self._writer.is_closing():
-            self._writer.write(encode_line(answer))
+        self._inlet.write(encode_line(answer))
 
     async def _settle(self) -> None:
         """Wait until every answer is written."""
@@ -291,55 +349,28 @@ class Session:
             self._answered.clear()
             await self._answered.wait()
 
+    def _has_room(self, more: int = 0, octets: int = 0) -> bool:
+        """Whether one more message may wait for its commit, besides ``more`` of so many octets."""
+        limits = self._counter.limits
+        waiting = len(self._pending) + more
+        full = self._backlog.octets + octets > limits.pending_octets
+        return waiting < limits.pending and not (waiting and full)
+
     async def _make_room(self) -> None:
         """Read no more while too much waits for a commit, or answers are not read."""
-        limits = self._counter.limits
-        while len(self._pending) >= limits.pending or (
-            self._pending and self._backlog.octets > limits.pending_octets
-        ):
+        while not self._has_room():
             self._answered.clear()
             await self._answered.wait()
-        if self._writer.transport.get_write_buffer_size() > _UNREAD_ANSWERS:
+        if self._inlet.full:
             try:
-                async with asyncio.timeout(limits.answer_time):
-                    await self._writer.drain()
-            except (TimeoutError, ConnectionError):
+                async with asyncio.timeout(self._counter.limits.answer_time):
+                    await self._inlet.drain()
+            except TimeoutError:
                 raise GoneError from None
 
 
-def _reading(decode: Callable[[bytes], X]) -> Callable[[bytes], X]:
-    """Decoding of a request line, where a line that is no request ends the connection.
-
-    What follows such a line cannot be told from a content.
-    """
-
-    def read(line: bytes) -> X:
-        try:
-            return decode(line)
-        except (ValueError, RecursionError) as error:
-            raise ServiceError(ExitCode.USAGE, f"not a request: {error}") from None
-
-    return read
-
-
-_fields_of = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_text_of = msgspec.json.Decoder(str).decode
-
-
-@_reading
-def _read(line: bytes) -> tuple[str, dict[str, msgspec.Raw]]:
-    """What is asked for, and the names of all fields, which may be more than are known."""
-    fields = _fields_of(line)
-    return _text_of(fields.get("op", b'""')), fields
-
-
-_read_send = _reading(msgspec.json.Decoder(SendRequest).decode)
-_read_order = _reading(msgspec.json.Decoder(dict[str, Any]).decode)
-
-
-def _hung_up(writer: asyncio.StreamWriter) -> bool:
+def _hung_up(connection: Any) -> bool:
     """Whether the other side has closed both directions, not only its writing one."""
-    connection = writer.get_extra_info("socket")
     if connection is None or connection.fileno() < 0:
         return True
     poll = select.poll()

@@ -123,7 +123,7 @@ class DeliveryRequest(msgspec.Struct, frozen=True, array_like=True, gc=False):
     fallback relays included by the worker from its settings. ``route`` is the index of the ``[[route]]``
     whose settings apply, -1 for none. ``domain`` is the destination the TLS policy belongs to. ``content``
     travels inside when it is small; ``None`` means: fetch it part by part. ``arrival`` and ``due`` are
-    seconds since the epoch.
+    seconds since the epoch. ``site`` is the site whose window the request counts in, empty for none.
     """
 
     serial: int
@@ -143,6 +143,7 @@ class DeliveryRequest(msgspec.Struct, frozen=True, array_like=True, gc=False):
     arrival: float
     due: float
     content: bytes | None
+    site: str = ""
 
 
 class HostTry(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -1,7 +1,7 @@
 """Queue ids, recipients' wishes and their states.
 
 A queue id is a positive 63 bit number, shown as 13 characters of Crockford's base 32: its upper 51 bits
-are microseconds since 2020, its lower 12 bits are drawn at random, so ids sort by arrival and are never
+are microseconds since 2020, its lower 12 bits tell writers apart, so ids sort by arrival and are never
 reused. Guarantees: ``QueueId`` text and number convert both ways without loss.
 """
 
@@ -13,8 +13,10 @@ import msgspec
 QueueId = NewType("QueueId", int)
 
 ID_EPOCH = 1577836800.0  # 2020-01-01T00:00:00Z
-_ID_RANDOM_BITS = 12
+_ID_MARK_BITS = 12
+_ID_MARK = (1 << 11) - 1
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 _VALUES = {letter: value for value, letter in enumerate(_ALPHABET)} | {"I": 1, "L": 1, "O": 0}
 
 
@@ -125,24 +127,28 @@ class ContentFacts(msgspec.Struct, frozen=True, kw_only=True):
     digest: bytes = b""
 
 
-def new_queue_id(now: float, random_bits: int, after: int = 0) -> QueueId:
+def new_queue_id(now: float, mark: int, after: int = 0) -> QueueId:
     """A fresh id for a message that arrives at ``now``, larger than ``after``.
 
-    ``random_bits`` is any integer; its low 12 bits are used.
+    The low 11 bits of ``mark``, any integer, are the low bits of the id, whatever comes before them; the
+    twelfth is 0 (it is 1 in ids that SQL functions draw).
     """
     moment = max(0, int((now - ID_EPOCH) * 1e6))
-    candidate = moment << _ID_RANDOM_BITS | random_bits & ((1 << _ID_RANDOM_BITS) - 1)
-    return QueueId(max(candidate, after + 1))
+    low = mark & _ID_MARK
+    candidate = moment << _ID_MARK_BITS | low
+    if candidate <= after:
+        candidate = ((after >> _ID_MARK_BITS) + 1) << _ID_MARK_BITS | low
+    return QueueId(candidate)
 
 
 def first_queue_id(moment: float) -> QueueId:
     """The smallest id a message arriving at ``moment`` can have: turns ages into id ranges."""
-    return QueueId(max(0, int((moment - ID_EPOCH) * 1e6)) << _ID_RANDOM_BITS)
+    return QueueId(max(0, int((moment - ID_EPOCH) * 1e6)) << _ID_MARK_BITS)
 
 
 def arrival_of(queue_id: int) -> float:
     """The time (seconds since the epoch) an id was drawn."""
-    return ID_EPOCH + (queue_id >> _ID_RANDOM_BITS) / 1e6
+    return ID_EPOCH + (queue_id >> _ID_MARK_BITS) / 1e6
 
 
 def lifetime_start(queue_id: int, not_before: float) -> float:
@@ -156,7 +162,11 @@ def format_queue_id(queue_id: int) -> str:
     >>> format_queue_id(0), format_queue_id(2**63 - 1)
     ('0000000000000', '7ZZZZZZZZZZZZ')
     """
-    return "".join(_ALPHABET[queue_id >> shift & 31] for shift in range(60, -1, -5))
+    pairs, one = _PAIRS, queue_id
+    return (
+        f"{_ALPHABET[one >> 60]}{pairs[one >> 50 & 1023]}{pairs[one >> 40 & 1023]}"
+        f"{pairs[one >> 30 & 1023]}{pairs[one >> 20 & 1023]}{pairs[one >> 10 & 1023]}{pairs[one & 1023]}"
+    )
 
 
 def parse_queue_id(text: str) -> QueueId:

@@ -5,7 +5,7 @@ the limit. RFC 5321 4.5.4.1 asks for few transactions, 4.5.3.1.8 for at most 100
 limit is unknown.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
@@ -27,11 +27,9 @@ class BatchSettings:
     ] = 50
 
 
-def pack(recipients: Sequence[T], limit: int) -> Iterator[Sequence[T]]:
+def pack(recipients: Sequence[T], limit: int) -> Sequence[Sequence[T]]:
     """Cut recipients into groups of at most ``limit``; a limit below 1 counts as 1."""
     size = max(1, limit)
     if 0 < len(recipients) <= size:
-        yield recipients
-        return
-    for start in range(0, len(recipients), size):
-        yield recipients[start : start + size]
+        return (recipients,)
+    return [recipients[start : start + size] for start in range(0, len(recipients), size)]

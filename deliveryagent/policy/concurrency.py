@@ -127,6 +127,17 @@ def after(
             assert_never(pressure)
 
 
+def warned(window: Window, *, size: float, reason: str, now: float) -> Window:
+    """The window once another agent has found that the site wants less at once: ``size`` at most.
+
+    A closed window stays as it is, a smaller one too.
+    """
+    size = max(1.0, size)
+    if window.closed_until or window.size <= size:
+        return window
+    return msgspec.structs.replace(window, size=size, threshold=size, reason=reason, updated=now)
+
+
 def room(window: Window, *, busy: int, now: float) -> int:
     """How many more requests may start now."""
     if is_closed(window, now):
@@ -144,6 +155,11 @@ def is_closed(window: Window, now: float) -> bool:
 def is_probing(window: Window, now: float) -> bool:
     """Whether the window is half open: one request at a time finds out if the site is back."""
     return bool(window.closed_until) and not is_closed(window, now)
+
+
+def is_full(window: Window, *, limit: int) -> bool:
+    """Whether success can add nothing: the window has the size of its limit and no bad experience."""
+    return window.size == _ceiling(limit) and not remembers(window) and not window.settling
 
 
 def remembers(window: Window) -> bool:

@@ -26,10 +26,10 @@ class GateKind(StrEnum):
     STORE_PAUSED = "store paused"
     DRAINING = "draining"
     PAUSED_DESTINATION = "paused destination"
-    PAUSED_SITE = "paused site"
     DUE = "due"
     CLOSED_SITE = "closed site"
     SUSPECT = "suspect"
+    ELSEWHERE = "elsewhere"  # another agent has its destination in hand
     WINDOW_FULL = "window full"
 
 
@@ -46,7 +46,7 @@ class Gate(msgspec.Struct, frozen=True):
 
 
 class Pause(msgspec.Struct, frozen=True):
-    """An operator's pause of a destination or a site: until when, why and by whom."""
+    """An operator's pause of a destination: until when, why and by whom."""
 
     until: float
     note: str = ""
@@ -59,7 +59,9 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True):
     ``due`` is None for a recipient that has no due time. ``destination`` and ``site`` are names for the text.
     ``closed_until`` and ``closed_reason`` are the site's window's. ``room`` is how many more requests the
     site takes, None when no window exists yet. ``suspect_waiting`` means that this message was there when a
-    process died, and another such message is being tried alone just now.
+    process died, and another such message is being tried alone just now. ``keeper`` names another agent of the
+    queue that has the destination in hand; what this agent does or has room for then says nothing.
+    ``slots_elsewhere``: the site's slots are all with other agents.
     """
 
     now: float
@@ -69,7 +71,6 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True):
     destination: str = ""
     site: str = ""
     destination_pause: Pause | None = None
-    site_pause: Pause | None = None
     closed_until: float = 0.0
     closed_reason: str = ""
     room: int | None = None
@@ -79,6 +80,8 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True):
     draining: bool = False
     store_writable: bool = True
     store_trouble: str = ""
+    keeper: str = ""
+    slots_elsewhere: bool = False
 
 
 def waiting(situation: Situation) -> tuple[Gate, ...]:
@@ -115,7 +118,10 @@ def _of_the_agent(now: Situation) -> list[Gate]:
     if not now.store_writable:
         text = _explained("Outcomes cannot be recorded, so nothing is sent", now.store_trouble)
         shut.append(Gate(GateKind.STORE_PAUSED, None, text))
-    if now.draining:
+    if now.keeper:
+        text = f"{now.keeper[0].upper()}{now.keeper[1:]} has {now.destination} in hand."
+        shut.append(Gate(GateKind.ELSEWHERE, None, text))
+    elif now.draining:
         shut.append(Gate(GateKind.DRAINING, None, "The agent is draining and starts nothing new."))
     return shut
 
@@ -125,14 +131,14 @@ def _of_the_way(now: Situation) -> list[Gate]:
     if now.destination_pause is not None and now.destination_pause.until > now.now:
         what = f"The destination {now.destination} is paused".replace("  ", " ")
         shut.append(_paused(GateKind.PAUSED_DESTINATION, now.destination_pause, what))
-    if now.site_pause is not None and now.site_pause.until > now.now:
-        what = f"The site {now.site} is paused".replace("  ", " ")
-        shut.append(_paused(GateKind.PAUSED_SITE, now.site_pause, what))
     site = f"The site {now.site}" if now.site else "The site"
     if now.closed_until > now.now:
         text = _explained(f"{site} is closed after failures", now.closed_reason)
         shut.append(Gate(GateKind.CLOSED_SITE, now.closed_until, text))
-    elif now.room is not None and now.room <= 0:
+    elif now.slots_elsewhere and not now.keeper:
+        text = f"{site} gets all the deliveries it takes at once from other agents just now."
+        shut.append(Gate(GateKind.WINDOW_FULL, None, text))
+    elif now.room is not None and now.room <= 0 and not now.keeper:
         text = f"{site} is busy with all {now.in_flight} deliveries it gets at once."
         if now.in_flight <= 1:
             text = f"{site} gets one delivery at a time just now."

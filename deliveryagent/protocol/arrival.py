@@ -125,7 +125,7 @@ class Arrival:
 
     def feed(self, data: bytes) -> list[bytes]:
         """Take octets of the message; returns the parts they complete. Raises ``ContentError``."""
-        self._note_digest(data)
+        note_digest(self._digest, data)
         parts: list[bytes] = []
         for start in range(0, len(data), _SLICE):
             parts += self._take(self._with_line_ends(data[start : start + _SLICE]))
@@ -152,13 +152,6 @@ class Arrival:
             digest=self._digest.digest(),
         )
         return parts, Arrived(facts=facts, recipients=self._recipients)
-
-    def _note_digest(self, data: bytes) -> None:
-        # Python gives the interpreter away to hash more than this at once; for a small message,
-        # getting it back from a busy thread takes far longer than the hashing.
-        step = _HASHED_AT_ONCE if len(data) <= _SMALL else len(data)
-        for start in range(0, len(data), step):
-            self._digest.update(data[start : start + step])
 
     def _with_line_ends(self, data: bytes) -> bytes:
         """The same lines, each ended by a single LF; a CR at the end waits for what follows."""
@@ -238,7 +231,7 @@ class Arrival:
             section = b"".join(field.raw for field in fields if field.name not in _DROPPED)
         section = received(self._stamp) + section + missing_fields(fields, self._stamp) + b"\n"
         if not section.isascii():
-            self._utf8_headers = any(_needs_utf8(line) for line in section.split(b"\n"))
+            self._utf8_headers = any(needs_utf8(line) for line in section.split(b"\n"))
         return section
 
     def _emit(self, data: bytes) -> list[bytes]:
@@ -311,7 +304,16 @@ def _date_of_second(second: int) -> str:
     return format_datetime(datetime.fromtimestamp(second, UTC))
 
 
-def _needs_utf8(line: bytes) -> bool:
+def note_digest(digest: "hashlib._Hash", data: bytes) -> None:
+    """Hash some octets of the content."""
+    # Python gives the interpreter away to hash more than this at once; for a small message,
+    # getting it back from a busy thread takes far longer than the hashing.
+    step = _HASHED_AT_ONCE if len(data) <= _SMALL else max(1, len(data))
+    for start in range(0, len(data), step):
+        digest.update(data[start : start + step])
+
+
+def needs_utf8(line: bytes) -> bool:
     """Whether a header line is UTF-8 beyond ASCII; other octets above 127 are no reason for SMTPUTF8."""
     if line.isascii():
         return False

@@ -18,6 +18,8 @@ LINE_LENGTH_LIMIT = 998
 LEAST_LIMIT = 64
 """The smallest limit that leaves room for continuing a line."""
 
+# A lone CR, or a line that begins with a dot; searching for what begins with one certain octet is quick.
+_NOT_PLAIN = re.compile(rb"\r(?:(?!\n)|\n\.)")
 _STRAY = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 
 
@@ -35,10 +37,11 @@ def encode(content: bytes, *, long_lines: bool, limit: int = LINE_LENGTH_LIMIT) 
 
 def _is_plain(content: bytes) -> bool:
     """Whether the content is in normal form and no line begins with a dot."""
+    # Without a match every CR is followed by LF; as many of both, and no LF is without its CR.
     return (
-        len(content.splitlines())
-        == content.count(b"\r\n")  # every line end is a CRLF, the last too
-        and b"\n." not in content
+        _NOT_PLAIN.search(content) is None
+        and content.count(b"\n") == content.count(b"\r")
+        and (content.endswith(b"\n") or not content)
         and not content.startswith(b".")
     )
 

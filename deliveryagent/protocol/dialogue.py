@@ -214,6 +214,42 @@ def transaction(
     return tally.exchange()
 
 
+OPENING = (MAIL, RCPT, DATA)
+"""The stages of :func:`opening`."""
+
+
+def opening(request: DeliveryRequest, capabilities: Capabilities) -> bytes:
+    """The one flight with which :func:`transaction` begins for a message to one recipient.
+
+    Empty where it would begin in another way: the peer wants commands one by one, or would not be asked.
+    """
+    if not capabilities.pipelining or len(request.recipients) != 1:
+        return b""
+    flight = offer.brief(request, capabilities)
+    if flight:
+        return flight + commands.DATA
+    lines = offer.make(request, request.recipients, capabilities).lines
+    if len(lines) != 2:
+        return b""
+    flight = lines[0][2] + lines[1][2] + commands.DATA
+    return flight if len(flight) <= offer.FLIGHT_LIMIT else b""
+
+
+def agreed(outcomes: Outcomes) -> bool:
+    """Whether the answer to an :func:`opening` is a yes to everything: the content comes next."""
+    if len(outcomes) != 3:
+        return False
+    mail, rcpt, data = outcomes
+    return (
+        isinstance(mail, SmtpReply)
+        and isinstance(rcpt, SmtpReply)
+        and isinstance(data, SmtpReply)
+        and mail.code < 300
+        and rcpt.code < 300
+        and 300 <= data.code < 400
+    )
+
+
 def rehearsal(
     request: DeliveryRequest, recipients: Sequence[RequestRecipient], capabilities: Capabilities
 ) -> Generator[Step, Outcomes, Exchange]:

@@ -24,6 +24,8 @@ from deliveryagent.protocol.capabilities import Capabilities
 FLIGHT_LIMIT = 8192
 """Octets of commands sent without awaiting replies: no peer's buffer is ever filled (RFC 2920 3.1)."""
 
+_LONG = 512  # octets of an address beyond which a line is measured with care
+
 Line = tuple[Stage, int, bytes]
 """A command with its stage and, for RCPT, the index of its recipient, else -1."""
 
@@ -75,6 +77,38 @@ def make(
         return Offer([], Failure(Trouble.LOCAL, str(error)))
     lines.insert(0, (Stage.MAIL, -1, mail))
     return Offer(lines, None, unsent)
+
+
+def brief(request: DeliveryRequest, capabilities: Capabilities) -> bytes:
+    """MAIL and RCPT of a message that is ASCII through and through and for one recipient, with no wishes.
+
+    The same octets as the lines of :func:`make`; empty for any other message, or if anything speaks against it.
+    """
+    recipient = request.recipients[0]
+    sender, address, size = request.sender, recipient.address, request.size
+    if (
+        request.eightbit
+        or request.utf8
+        or len(sender) > _LONG
+        or not address.isascii()
+        or not sender.isascii()
+        or 0 < capabilities.size_limit < size
+        or (
+            capabilities.dsn
+            and (request.ret or request.envid or recipient.notify or recipient.orcpt)
+        )
+    ):
+        return b""
+    try:
+        mail = commands.mail_path(sender)
+        rcpt = commands.rcpt_to(address)
+    except commands.UnsafeCommandError:
+        return b""
+    return (
+        b"%b SIZE=%d\r\n%b" % (mail, size, rcpt)
+        if capabilities.size
+        else b"%b\r\n%b" % (mail, rcpt)
+    )
 
 
 def flights(lines: list[Line], *, pipelining: bool) -> list[list[Line]]:

@@ -11,6 +11,7 @@ same code on all lines of a reply. Forgiving where it does not: a lone LF ends a
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import cast
 
 from deliveryagent.mail.status import SmtpReply, split_enhanced
 
@@ -29,8 +30,8 @@ REPLY_LINES = 300
 TEXT_KEPT = 16384
 """Characters of a reply's text that are kept; an honest answer to EHLO has a few hundred."""
 
-FAMILIAR_LIMIT = 256
-"""Octets of a segment worth remembering."""
+FAMILIAR_LIMIT = 512
+"""Octets of a segment whose lines are worth remembering."""
 
 _CODES = {str(code).encode(): code for code in range(200, 600)}
 _LAST = {b"": True, b" ": True, b"\r": True, b"-": False}
@@ -70,12 +71,13 @@ class ReplyParser:
         """The replies completed by these octets; raises ``ProtocolError`` for anything that is none."""
         if self._broken:
             raise ProtocolError(self._broken, [])
-        if len(data) <= FAMILIAR_LIMIT and self.idle:
-            familiar = _familiar(data)
-            if familiar is not None:
-                return familiar
         replies: list[SmtpReply] = []
         lines = (self._pending + data).split(b"\n")
+        if len(data) <= FAMILIAR_LIMIT and not lines[-1] and not self._lines:
+            familiar = list(map(_familiar, lines[:-1]))
+            if None not in familiar:
+                self._pending = b""
+                return cast("list[SmtpReply]", familiar)
         self._pending = lines.pop()
         try:
             for line in lines:
@@ -111,23 +113,17 @@ class ReplyParser:
         self._lines = self._octets = 0
 
 
-@lru_cache(maxsize=256)
-def _familiar(data: bytes) -> tuple[SmtpReply, ...] | None:
-    """The replies in a segment that holds nothing but whole replies of one line each, else None.
+@lru_cache(maxsize=512)
+def _familiar(line: bytes) -> SmtpReply | None:
+    """The reply that a line is, without its LF; None for what needs a closer look.
 
-    Peers repeat themselves: most segments of a busy connection are found in this cache.
+    Peers repeat themselves: most lines of a busy connection are found in this cache.
     """
-    replies: list[SmtpReply] = []
-    lines = data.split(b"\n")
-    if lines.pop():
+    code = _CODES.get(line[:3])
+    if code is None or line[3:4] != b" ":
         return None
-    for line in lines:
-        code = _CODES.get(line[:3])
-        if code is None or line[3:4] != b" ":
-            return None
-        enhanced, text = split_enhanced(code, printable(line[4:]))
-        replies.append(SmtpReply(code, enhanced, text))
-    return tuple(replies)
+    enhanced, text = split_enhanced(code, printable(line[4:]))
+    return SmtpReply(code, enhanced, text)
 
 
 def printable(octets: bytes) -> str:

@@ -1,30 +1,26 @@
-"""A recipient's last answer, as columns of a query: the latest attempt's, or a decision made without one."""
+"""A recipient's last answer, as SQL: the latest attempt's, or a decision made without one.
 
-from sqlalchemy import FromClause, and_, case, func
+Plain text, for those who ask without SQLAlchemy and for those who build on it.
+"""
 
-from queue_schema.tables import attempt, message, recipient
 
-_noted = recipient.c.note != ""
+def _unless_noted(noted: str, otherwise: str) -> str:
+    return f"CASE WHEN recipient.note <> '' THEN {noted} ELSE {otherwise} END"
 
-LAST_ANSWER = (
-    case((_noted, "route"), else_=func.coalesce(attempt.c.stage, "")).label("stage"),
-    case((_noted, 0), else_=func.coalesce(attempt.c.code, 0)).label("code"),
-    case((_noted, recipient.c.enhanced), else_=func.coalesce(attempt.c.enhanced, "")).label(
-        "enhanced"
-    ),
-    case((_noted, recipient.c.note), else_=func.coalesce(attempt.c.text, "")).label("text"),
-    case((_noted, ""), else_=func.coalesce(attempt.c.host, "")).label("host"),
-)
+
+LAST_ANSWER = {
+    "stage": _unless_noted("'route'", "coalesce(attempt.stage, '')"),
+    "code": _unless_noted("0", "coalesce(attempt.code, 0)"),
+    "enhanced": _unless_noted("recipient.enhanced", "coalesce(attempt.enhanced, '')"),
+    "text": _unless_noted("recipient.note", "coalesce(attempt.text, '')"),
+    "host": _unless_noted("''", "coalesce(attempt.host, '')"),
+}
 """Stage, code, enhanced code, text and host; the stage is empty when there was no answer yet. What was
 decided without an attempt (hold, an operator's bounce) hides the last answer."""
 
-_latest = and_(
-    attempt.c.message_id == recipient.c.message_id,
-    attempt.c.number == recipient.c.number,
-    attempt.c.attempt == recipient.c.attempts,
+WITH_LAST_ANSWER = (
+    "JOIN message ON message.id = recipient.message_id "
+    "LEFT JOIN attempt ON attempt.message_id = recipient.message_id "
+    "AND attempt.number = recipient.number AND attempt.attempt = recipient.attempts"
 )
-
-
-def with_last_answer(rows: FromClause) -> FromClause:
-    """Recipients (and whatever they were joined with before) with their message and latest attempt."""
-    return rows.join(message, message.c.id == recipient.c.message_id).outerjoin(attempt, _latest)
+"""What follows ``FROM recipient``: each recipient with its message and latest attempt."""

@@ -24,6 +24,8 @@ from sqlalchemy import (
 from sqlalchemy.exc import DatabaseError
 
 from deliveryagent.mail.envelope import Notify, format_queue_id
+from deliveryagent.queue.inflow import arrival
+from queue_schema import functions
 from queue_schema.tables import (
     agent,
     arriving,
@@ -32,7 +34,6 @@ from queue_schema.tables import (
     destination,
     message,
     recipient,
-    site,
 )
 
 POSTPONED = 86_400.0
@@ -53,7 +54,8 @@ class Problem(msgspec.Struct, frozen=True):
 def problems(connection: Connection, now: float) -> list[Problem]:
     """Every invariant that does not hold; an empty list is the good answer."""
     found = _damage(connection)
-    for code, sentence, query in _questions(now):
+    found += _functions(connection)
+    for code, sentence, query in _questions(now, connection.dialect.name):
         try:
             rows = connection.scalar(select(func.count()).select_from(query.subquery())) or 0
             sample = connection.execute(query.limit(_SAMPLE)).all() if rows else []
@@ -82,13 +84,31 @@ def _damage(connection: Connection) -> list[Problem]:
     return [Problem("damaged", "the queue file is damaged", len(rows), tuple(rows[:_SAMPLE]))]
 
 
-def _questions(now: float) -> list[tuple[str, str, Select[Any]]]:
+def _functions(connection: Connection) -> list[Problem]:
+    """What is wrong with the SQL functions that applications call."""
+    if connection.dialect.name != "postgresql":
+        return []
+    missing, other = functions.differences(connection)
+    found = [
+        ("functions_missing", "SQL functions are missing: run dagent db migrate", missing),
+        (
+            "functions_other",
+            "SQL functions are not those of this program: dagent db migrate",
+            other,
+        ),
+    ]
+    return [
+        Problem(code, text, len(names), names[:_SAMPLE]) for code, text, names in found if names
+    ]
+
+
+def _questions(now: float, kind: str) -> list[tuple[str, str, Select[Any]]]:
     """A word and a sentence for each problem, and the query for the keys of the rows that show it."""
     return [
         *_about_messages(now),
         *_about_recipients(),
         *_about_reports(),
-        *_about_destinations(now),
+        *_about_destinations(now, kind),
     ]
 
 
@@ -235,7 +255,7 @@ _wants_failure = or_(
 _wants_nothing = recipient.c.notify.op("&")(Notify.NEVER.value) != 0
 
 
-def _about_destinations(now: float) -> list[tuple[str, str, Select[Any]]]:
+def _about_destinations(now: float, kind: str) -> list[tuple[str, str, Select[Any]]]:
     waiting = (
         select(recipient.c.destination, func.min(recipient.c.due).label("due"))
         .where(_is_due)
@@ -244,19 +264,15 @@ def _about_destinations(now: float) -> list[tuple[str, str, Select[Any]]]:
     )
     # A closed site or a pause may put a destination off, but not for ever.
     paused = func.coalesce(destination.c.paused_until, 0.0)
-    site_paused = func.coalesce(site.c.paused_until, 0.0)
     latest = case((paused > now + POSTPONED, paused), else_=now + POSTPONED)
-    too_late = and_(
-        destination.c.ready > waiting.c.due,
-        destination.c.ready > latest,
-        destination.c.ready > site_paused,
-    )
+    too_late = and_(destination.c.ready > waiting.c.due, destination.c.ready > latest)
     places = (
         select(waiting.c.destination)
         .select_from(waiting)
         .outerjoin(destination, destination.c.name == waiting.c.destination)
-        .outerjoin(site, site.c.name == destination.c.site)
     )
+    if kind == "postgresql":  # what a transaction of an application left is about to be carried on
+        places = places.where(~_rows(arrival, arrival.c.destination == waiting.c.destination))
     owned = select(destination.c.name).where(destination.c.owner.is_not(None))
     registered = _rows(agent, agent.c.id == destination.c.owner)
     return [

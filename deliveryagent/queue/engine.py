@@ -8,6 +8,9 @@ it is there. What cannot be opened raises ``StoreError`` with a hint.
 
 SQLite before 3.51.3 can damage a WAL when two connections write and checkpoint at the same moment, hence one
 writer (``lock``) that alone checkpoints, and ``sqlite_version_warning``.
+
+On PostgreSQL every transaction is begun with its isolation level spelled out and under time limits, and a
+pooler between us and the server is noticed: then nothing is left to the session (``is_pooled``).
 """
 
 import os
@@ -17,12 +20,25 @@ from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError
-from sqlalchemy.pool import NullPool
+from sqlalchemy.pool import ConnectionPoolEntry, NullPool
+
+from deliveryagent.queue.store import CONNECTING, StoreError, examine
+
+__all__ = [
+    "OLDEST_POSTGRESQL",
+    "SOUND_SQLITE",
+    "StoreError",
+    "is_pooled",
+    "open_reader",
+    "open_writer",
+    "shown",
+    "sqlite_version_warning",
+    "store_file",
+    "store_url",
+]
 
 SOUND_SQLITE = (3, 51, 3)
-OLDEST_SQLITE = (3, 35, 0)
 
-_MAGIC = b"SQLite format 3\x00"
 _BUSY_TIMEOUT = 5000  # milliseconds to wait for somebody's backup or shell
 _PAGE_SIZE = 8192  # a 2 KiB message fills a smaller page badly
 _CHECKPOINT = (
@@ -31,13 +47,27 @@ _CHECKPOINT = (
 _LOG_LIMIT = 64 * 1024 * 1024
 _CACHE_KIB = 65536
 
+OLDEST_POSTGRESQL = 13
 
-class StoreError(Exception):
-    """The store cannot be used at all; ``hint`` is a sentence on what to do about it."""
-
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.hint = hint
+_FACTS = """SELECT pg_backend_pid(), current_setting('server_encoding'),
+    CAST(current_setting('server_version_num') AS INTEGER), current_setting('synchronous_commit')"""
+_SESSION = {
+    "lock_timeout": "5s",  # whoever locks our rows for longer is named, and tried again
+    "statement_timeout": "10min",
+    "idle_in_transaction_session_timeout": "10s",  # a stopped process must not hold locks for ever
+    "jit": "off",
+}
+# What an agent runs all the time follows an index, whatever the statistics say of tables that are empty at one
+# moment and hold a million rows at the next; planning each time would cost more than running.
+_WRITER = {
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+}
+_WRITING = "READ COMMITTED READ WRITE"
+_READING = "REPEATABLE READ READ ONLY"  # one state of the queue, as on SQLite
 
 
 def sqlite_version_warning(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> str:
@@ -73,6 +103,12 @@ def store_url(url: str) -> URL:
             )
 
 
+def shown(url: str) -> str:
+    """The address as people may see it: without the password."""
+    address = store_url(url)
+    return address.set(drivername=address.get_backend_name()).render_as_string()
+
+
 def store_file(url: str) -> Path | None:
     """The queue file of an SQLite address, None for PostgreSQL."""
     parsed = store_url(url)
@@ -89,7 +125,7 @@ def open_writer(url: str) -> Engine:
         return _open_postgresql(url, read_only=False)
     if not file.exists() or file.stat().st_size == 0:
         _create(file)
-    _examine(file)
+    examine(str(file))
     return _open_sqlite(file, read_only=False)
 
 
@@ -100,7 +136,7 @@ def open_reader(url: str) -> Engine:
         return _open_postgresql(url, read_only=True)
     if not file.exists():
         raise StoreError(f"there is no queue at {file}", "start the service, or send a message")
-    _examine(file)
+    examine(str(file))
     return _open_sqlite(file, read_only=True)
 
 
@@ -126,25 +162,6 @@ def _create(file: Path) -> None:
         raise StoreError(
             f"the queue file {file} cannot be created: {error}", "see who owns its directory"
         ) from error
-
-
-def _examine(file: Path) -> None:
-    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
-        raise StoreError(
-            f"SQLite {sqlite3.sqlite_version} is too old", "deliveryagent needs 3.35 or newer"
-        )
-    try:
-        with file.open("rb") as stream:
-            magic = stream.read(len(_MAGIC))
-    except OSError as error:
-        raise StoreError(
-            f"the queue file {file} cannot be read: {error.strerror}",
-            "run this as the service's user, or as root",
-        ) from error
-    if magic not in (_MAGIC, b""):
-        raise StoreError(
-            f"{file} is not an SQLite database", "move it away, or set [queue] url to another file"
-        )
 
 
 def _address(file: Path, mode: str) -> str:
@@ -196,11 +213,10 @@ def _tune(connection: sqlite3.Connection, *, read_only: bool) -> None:
 
 
 def _open_postgresql(url: str, *, read_only: bool) -> Engine:
-    options: dict[str, Any] = {"connect_timeout": 10, "application_name": "deliveryagent"}
     try:
         # Statements for many rows at once are written with positional marks.
         engine = create_engine(
-            store_url(url), poolclass=NullPool, paramstyle="format", connect_args=options
+            _with_usual(url), poolclass=NullPool, paramstyle="format", use_native_hstore=False
         )
     except ImportError as error:
         raise StoreError(
@@ -208,15 +224,61 @@ def _open_postgresql(url: str, *, read_only: bool) -> Engine:
         ) from error
 
     @event.listens_for(engine, "connect")
-    def _(connection: Any, _: object) -> None:
-        with connection.cursor() as cursor:
-            cursor.execute("SHOW synchronous_commit")
-            if cursor.fetchone()[0] == "off":
-                cursor.execute("SET synchronous_commit = on")
-            cursor.execute("SET lock_timeout = '5s'")
-            if read_only:
-                cursor.execute("SET default_transaction_read_only = on")
-        connection.commit()
-        connection.prepared_max = 500
+    def _(connection: Any, record: ConnectionPoolEntry) -> None:
+        record.info["begin"] = _settle_in(connection, read_only=read_only)
+
+    @event.listens_for(engine, "begin")
+    def _(connection: Connection) -> None:
+        driver: Any = connection.connection.driver_connection
+        driver.execute(connection.info["begin"], prepare=False)
 
     return engine
+
+
+def connecting(url: str) -> dict[str, Any]:
+    """What the driver's own ``connect`` takes to reach the database of this address."""
+    address = _with_usual(url)
+    return dict(address.get_dialect()().create_connect_args(address)[1])
+
+
+def _with_usual(url: str) -> URL:
+    """The address with all that is usual for us, unless it says otherwise."""
+    address = store_url(url)
+    return address.set(query=CONNECTING | dict(address.query))
+
+
+def _settle_in(connection: Any, *, read_only: bool) -> str:
+    """Examine the server and set the connection up; returns what begins a transaction on it."""
+    connection.rollback()
+    connection.autocommit = True  # transactions are begun by our own words
+    pid, encoding, version, durable = connection.execute(_FACTS).fetchone()
+    if version < OLDEST_POSTGRESQL * 10_000:
+        raise StoreError(
+            f"PostgreSQL {version // 10_000} is too old",
+            f"deliveryagent needs {OLDEST_POSTGRESQL} or newer",
+        )
+    if encoding != "UTF8":
+        raise StoreError(
+            f"the database has the encoding {encoding}, mail needs UTF8",
+            "create it anew: CREATE DATABASE name ENCODING 'UTF8' TEMPLATE template0",
+        )
+    settings = _SESSION | ({} if read_only else _WRITER)
+    if durable == "off":
+        settings["synchronous_commit"] = "on"
+    begin = f"BEGIN ISOLATION LEVEL {_READING if read_only else _WRITING}"
+    if is_pooled(connection, pid):
+        connection.prepare_threshold = None
+        return "; ".join([begin, *(f"SET LOCAL {k} = '{v}'" for k, v in settings.items())])
+    connection.prepared_max = 500
+    connection.execute("; ".join(f"SET {k} = '{v}'" for k, v in settings.items()))
+    return begin
+
+
+def is_pooled(connection: Any, pid: int) -> bool:
+    """Whether a pooler stands between this driver connection and the server process ``pid``.
+
+    A pooler lends its server connections for a transaction at a time: nothing that belongs to a session
+    (settings, prepared statements, LISTEN) can be relied on. It shows by the process id that it made up when we
+    logged in.
+    """
+    return bool(connection.info.backend_pid != pid)

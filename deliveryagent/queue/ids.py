@@ -1,6 +1,10 @@
 """Where queue ids come from: one source per agent, for arrivals and for the agent's own messages.
 
 Guarantees: every id is larger than the one before, also when the clock is set back; safe on any thread.
+
+Several writers of one PostgreSQL queue never draw the same id: each source has a ``mark`` of its own (10 bits
+and one that tells agents from programs that write directly, ``queue.inflow``), and the SQL functions number
+their calls in the other half of what the low 12 bits can be.
 """
 
 import random
@@ -11,10 +15,22 @@ from deliveryagent.mail.envelope import QueueId, new_queue_id
 
 
 class QueueIds:
-    """Draws queue ids larger than ``last``, the largest one in the store."""
+    """Draws queue ids larger than ``last``, the largest one in the store.
 
-    def __init__(self, *, last: int, clock: Callable[[], float], rng: random.Random) -> None:
+    ``mark`` (11 bits) tells this source from all others that write to the queue now; without one, random bits
+    do, which is enough for a queue with one writer.
+    """
+
+    def __init__(
+        self,
+        *,
+        last: int,
+        clock: Callable[[], float],
+        rng: random.Random,
+        mark: int | None = None,
+    ) -> None:
         self._last = last
+        self._mark = mark
         self._clock = clock
         self._rng = rng
         self._lock = threading.Lock()
@@ -22,6 +38,7 @@ class QueueIds:
     def __call__(self) -> QueueId:
         """A fresh queue id."""
         with self._lock:
-            fresh = new_queue_id(self._clock(), self._rng.getrandbits(12), after=self._last)
+            mark = self._rng.getrandbits(11) if self._mark is None else self._mark
+            fresh = new_queue_id(self._clock(), mark, after=self._last)
             self._last = fresh
             return fresh

@@ -16,6 +16,10 @@ X = TypeVar("X")
 R = TypeVar("R")
 
 
+class Fenced(Exception):  # noqa: N818 - a state, seen by people as such
+    """Others were given what was ours: this process may write nothing any more (raised by a fence)."""
+
+
 class Turn(IntEnum):
     """When an operation runs among those that share a transaction; within a turn, as they came."""
 

@@ -2,10 +2,12 @@
 
 An order on recipients is carried out in steps of bounded size, in the order of arrival, so that it neither
 holds up deliveries nor needs memory for what it touches. Guarantees: what is in flight is left alone and
-counted; a finished recipient never changes; what becomes due is announced; a dry run changes nothing and
-counts the same. Never asks who may order: that is ``intake.admission``.
+counted; what another agent owns at this moment is left alone and named, because it may be in flight there
+(``queue.course`` asks for it back); a finished recipient never changes; what becomes due is announced; a dry
+run changes nothing and counts the same. Never asks who may order: that is ``intake.admission``.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal, assert_never
 
@@ -23,14 +25,15 @@ from sqlalchemy import (
 )
 
 from deliveryagent.mail.envelope import Notify
+from deliveryagent.queue import news, recalls
 from deliveryagent.queue.bulk import Bulk, insertion, item
 from deliveryagent.queue.claims import next_work
 from deliveryagent.queue.filters import Filter, FilterError
 from deliveryagent.queue.operation import operation
 from deliveryagent.queue.outcomes import drop_content
-from deliveryagent.queue.search import matching
+from deliveryagent.queue.selection import matching
 from deliveryagent.queue.submissions import announce
-from queue_schema.tables import destination, message, recipient, site
+from queue_schema.tables import destination, message, recipient
 
 Kind = Literal["retry", "hold", "release", "bounce", "delete"]
 
@@ -38,13 +41,15 @@ FOREVER = 1e12
 """Until when a pause lasts that only a person ends."""
 
 _SAMPLE = 5
+_TAKES_AWAY = ("hold", "bounce", "delete")
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
     """One step of an order: at most ``limit`` recipients behind ``after``.
 
     ``skip`` are the recipients whose attempt is in flight. ``note`` is kept as the text of a hold or bounce,
-    ``enhanced`` as the status code of a bounce.
+    ``enhanced`` as the status code of a bounce. ``agent`` is who carries the order out, 0 for none. ``only``
+    are the destinations to which the order is restricted, if any.
     """
 
     kind: Kind
@@ -56,6 +61,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     dry_run: bool = False
     after: tuple[int, int] = (0, 0)
     limit: int = 1000
+    agent: int = 0
+    only: tuple[str, ...] = ()
 
 
 class OrderResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,7 +70,8 @@ class OrderResult(msgspec.Struct, frozen=True, kw_only=True):
 
     ``messages`` counts those that this step was the first to touch. ``recipients`` were changed (would be,
     when dry). ``bytes`` is the size of the messages counted. ``sample`` are some queue ids. ``owing`` are
-    messages that owe a report now.
+    messages that owe a report now. ``foreign`` are destinations that other agents own, with the number of
+    recipients there that were left alone.
     """
 
     messages: int
@@ -74,17 +82,16 @@ class OrderResult(msgspec.Struct, frozen=True, kw_only=True):
     destinations: tuple[str, ...]
     owing: tuple[int, ...]
     next: tuple[int, int] | None
+    foreign: dict[str, int] = {}
 
 
 class Pause(msgspec.Struct, frozen=True, kw_only=True):
-    """Pause a destination or a site. ``until`` is seconds since the epoch, ``FOREVER`` until resumed."""
+    """Pause a destination. ``until`` is seconds since the epoch, ``FOREVER`` until resumed."""
 
     name: str
     until: float
     note: str
     by: str
-    site: bool = False
-    now: float = 0.0
 
 
 class Resume(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,7 +99,6 @@ class Resume(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     now: float
-    site: bool = False
 
 
 # -- recipients ---
@@ -162,12 +168,20 @@ def order(connection: Connection, items: Sequence[Order]) -> list[OrderResult]:
 def _carry_out(connection: Connection, wanted: Order) -> OrderResult:
     if wanted.filter.says_nothing:
         raise FilterError("which messages? name them by id or condition, or say all")
-    rows = connection.execute(
-        matching(wanted.filter, *_COLUMNS, after=wanted.after)
-        .where(_applicable(wanted.kind))
-        .limit(wanted.limit)
-    ).all()
-    chosen = [row for row in rows if (row.message_id, row.number) not in wanted.skip]
+    query = matching(wanted.filter, *_COLUMNS, after=wanted.after).where(_applicable(wanted.kind))
+    if wanted.only:
+        query = query.where(recipient.c.destination.in_(wanted.only))
+    rows = connection.execute(query.limit(wanted.limit)).all()
+    elsewhere = set[str]()
+    if wanted.kind in _TAKES_AWAY and not wanted.dry_run:
+        names = {row.destination for row in rows}
+        elsewhere = recalls.foreign(connection, names, wanted.agent)
+    foreign = Counter(row.destination for row in rows if row.destination in elsewhere)
+    chosen = [
+        row
+        for row in rows
+        if row.destination not in elsewhere and (row.message_id, row.number) not in wanted.skip
+    ]
     owing: tuple[int, ...] = ()
     if chosen and not wanted.dry_run:
         owing = _apply(connection, wanted, chosen)
@@ -176,12 +190,13 @@ def _carry_out(connection: Connection, wanted: Order) -> OrderResult:
     return OrderResult(
         messages=len(sizes),
         recipients=len(chosen),
-        skipped_active=len(rows) - len(chosen),
+        skipped_active=len(rows) - len(chosen) - foreign.total(),
         bytes=sum(sizes.values()),
         sample=tuple(sizes)[:_SAMPLE],
         destinations=tuple(sorted({row.destination for row in chosen})),
         owing=owing,
         next=last if len(rows) == wanted.limit else None,
+        foreign=dict(foreign),
     )
 
 
@@ -217,17 +232,12 @@ def _apply(connection: Connection, wanted: Order, chosen: Sequence[Any]) -> tupl
     return tuple(sorted(owing))
 
 
-# -- destinations and sites ---
+# -- destinations ---
 
 _PAUSED = ("paused_until", "pause_note", "paused_by")
 _set_pause = ", ".join(f"{name} = excluded.{name}" for name in _PAUSED)
 _pause_destination = insertion(
     destination, "name", *_PAUSED, ending=f"ON CONFLICT (name) DO UPDATE SET {_set_pause}"
-)
-_pause_site = insertion(
-    site,
-    *("name", *_PAUSED, "concurrency", "updated"),
-    ending=f"ON CONFLICT (name) DO UPDATE SET {_set_pause}",
 )
 _ended = {"paused_until": null(), "pause_note": "", "paused_by": ""}
 _known = select(func.count()).where(destination.c.name == bindparam("wanted"))
@@ -245,25 +255,17 @@ _resume_destination = (
 _was_paused = select(func.count()).where(
     destination.c.name == bindparam("wanted"), destination.c.paused_until.is_not(None)
 )
-_resume_site = (
-    update(site)
-    .values(**_ended)
-    .where(site.c.name == bindparam("wanted"), site.c.paused_until.is_not(None))
-)
 
 
 @operation()
 def pause(connection: Connection, items: Sequence[Pause]) -> list[bool]:
-    """Pause destinations or sites; whether a destination was known before."""
+    """Pause destinations; whether each was known before."""
     answers = []
     for one in items:
-        details = (one.until, one.note, one.by)
-        if one.site:
-            _pause_site.run(connection, [(one.name, *details, 0.0, one.now)])
-            answers.append(True)
-        else:
-            answers.append(bool(connection.scalar(_known, {"wanted": one.name})))
-            _pause_destination.run(connection, [(one.name, *details)])
+        answers.append(bool(connection.scalar(_known, {"wanted": one.name})))
+        _pause_destination.run(connection, [(one.name, one.until, one.note, one.by)])
+    if connection.dialect.name == "postgresql":
+        recalls.ask(connection, [[one.name for one in items]])
     return answers
 
 
@@ -273,9 +275,8 @@ def resume(connection: Connection, items: Sequence[Resume]) -> list[bool]:
     answers = []
     for one in items:
         values = {"wanted": one.name}
-        if one.site:
-            answers.append(connection.execute(_resume_site, values).rowcount == 1)
-        else:
-            answers.append(bool(connection.scalar(_was_paused, values)))
-            connection.execute(_resume_destination, values | {"now": one.now})
+        answers.append(bool(connection.scalar(_was_paused, values)))
+        connection.execute(_resume_destination, values | {"now": one.now})
+    recalls.forget(connection, {one.name for one in items})
+    news.tell(connection, "mail")
     return answers

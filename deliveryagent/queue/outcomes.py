@@ -24,12 +24,11 @@ from sqlalchemy import (
     null,
     or_,
     select,
-    tuple_,
     update,
 )
 
 from deliveryagent.mail.envelope import FINAL_STATUSES
-from deliveryagent.queue.bulk import Bulk, Listing, Prepared, insertion, item, rows_of
+from deliveryagent.queue.bulk import Bulk, Prepared, insertion, item, rows_of
 from deliveryagent.queue.operation import operation
 from queue_schema.tables import attempt, content, destination, message, recipient
 
@@ -69,53 +68,6 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     trail: str = ""
 
 
-class Expiry(msgspec.Struct, frozen=True, kw_only=True):
-    """A recipient whose time is over while it waits.
-
-    The last answer stays as it is; when there was none, ``enhanced`` and ``text`` say why.
-    """
-
-    message_id: int
-    number: int
-    now: float
-    owed: str
-    enhanced: str = "4.4.7"
-    text: str = ""
-
-
-class Warning_(msgspec.Struct, frozen=True):  # noqa: N801 - Warning is Python's
-    """A delay report becomes due for a waiting recipient."""
-
-    message_id: int
-    number: int
-
-
-class Aged(msgspec.Struct, frozen=True):
-    """Ask for live recipients of messages with ids below ``before``, in order, behind ``after``.
-
-    ``unwarned``: only those that still may get a delay warning (none sent, none owed).
-    """
-
-    before: int
-    after: tuple[int, int] = (0, 0)
-    limit: int = 1000
-    unwarned: bool = False
-
-
-class AgedRecipient(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A live recipient with what expiry and warning depend on."""
-
-    message_id: int
-    number: int
-    status: str
-    destination: str
-    notify: int
-    attempts: int
-    sender: str
-    address: str
-    not_before: float = 0.0
-
-
 class HoldOrder(msgspec.Struct, frozen=True, kw_only=True):
     """Put the live recipients of a message (or one of them) aside for a person, with the reason."""
 
@@ -143,6 +95,26 @@ _next_attempt = and_(
     recipient.c.attempts == _row.c.attempt - 1,
     recipient.c.finished.is_(None),
 )
+# The usual end, with the fewest values: delivered, and nothing owed.
+_end = item(recipient.c.message_id, recipient.c.number, attempt.c.attempt, recipient.c.updated)
+_deliver = Bulk(
+    update(recipient)
+    .values(
+        status="delivered",
+        due=null(),
+        attempts=_end.c.attempt,
+        updated=_end.c.updated,
+        finished=_end.c.updated,
+        owed="",
+    )
+    .where(
+        recipient.c.message_id == _end.c.message_id,
+        recipient.c.number == _end.c.number,
+        recipient.c.attempts == _end.c.attempt - 1,
+        recipient.c.finished.is_(None),
+    ),
+    _end,
+)
 _finish = Bulk(
     update(recipient)
     .values(
@@ -169,12 +141,22 @@ _keep = Bulk(
     .where(_next_attempt),
     _row,
 )
+_END = ("message_id", "number", "attempt", "updated")
 _ROW = ("message_id", "number", "attempt", "status", "due", "updated", "owed")
 _HISTORY = tuple(column.name for column in attempt.columns)
 _remember = insertion(attempt, *_HISTORY)
 
 _done = item(content.c.message_id)
 _needing = select(literal(1)).where(recipient.c.message_id == content.c.message_id)
+_line_up = Bulk(
+    select(message.c.id)
+    .select_from(_done)
+    .join(message, message.c.id == _done.c.message_id)
+    .where(message.c.recipient_count > 1)
+    .order_by(message.c.id)
+    .with_for_update(of=message, key_share=True),
+    _done,
+)
 _drop_content = Bulk(
     delete(content).where(
         content.c.message_id.in_(select(_done.c.message_id)),
@@ -204,19 +186,24 @@ _recorded = select(recipient.c.attempts, recipient.c.status, recipient.c.updated
 @operation(must=True)
 def settle(connection: Connection, items: Sequence[Settlement]) -> list[bool]:
     """Record outcomes; False for one that does not count because its recipient has moved on otherwise."""
-    finals = [one for one in items if one.status in _FINAL]
-    lasting = [one for one in items if one.status not in _FINAL] if len(finals) < len(items) else []
-    changed = 0
-    if finals:
-        changed += _finish.run(connection, rows_of(_ROW, finals))
+    finals: Sequence[Settlement] = items
+    lasting: Sequence[Settlement] = ()
+    usual = [one for one in items if one.status == "delivered" and not one.owed]
+    changed = _deliver.run(connection, rows_of(_END, usual))
+    if len(usual) < len(items):
+        finals = [one for one in items if one.status in _FINAL]
+        lasting = [one for one in items if one.status not in _FINAL]
+        others = [one for one in finals if one.status != "delivered" or one.owed]
+        changed += _finish.run(connection, rows_of(_ROW, others))
     if lasting:
         changed += _keep.run(connection, rows_of(_ROW, lasting))
     applied = [True] * len(items)
-    counted: Sequence[Settlement] = items
-    if changed != len(items):
+    if changed == len(items):
+        _remember.add(connection, rows_of(_HISTORY, items))
+    else:
         applied = [_is_recorded(connection, one) for one in items]
         counted = [one for one, done in zip(items, applied, strict=True) if done]
-    _remember.run(connection, rows_of(_HISTORY, counted))
+        _remember.run(connection, rows_of(_HISTORY, counted))
     if finals:
         drop_content(connection, {one.message_id for one in finals})
     if lasting:
@@ -244,110 +231,15 @@ def _return_to_line(connection: Connection, items: Iterable[Settlement]) -> None
 
 def drop_content(connection: Connection, message_ids: Iterable[int]) -> None:
     """Drop the contents of those messages that neither a recipient nor an owed report needs."""
-    _drop_content.run(connection, [(one,) for one in sorted(message_ids)])
+    rows = [(one,) for one in sorted(message_ids)]
+    if connection.dialect.name == "postgresql":
+        # Two agents that end the last two recipients of a message must not both take the other's for alive.
+        for _ in _line_up.answers(connection, rows):
+            pass
+    _drop_content.run(connection, rows)
 
 
 # -- without an attempt ---
-
-_expiry = item(
-    recipient.c.message_id,
-    recipient.c.number,
-    recipient.c.updated,
-    recipient.c.owed,
-    recipient.c.enhanced,
-    recipient.c.note,
-)
-_expire = Bulk(
-    update(recipient)
-    .values(
-        status="expired",
-        due=null(),
-        updated=_expiry.c.updated,
-        finished=_expiry.c.updated,
-        owed=_expiry.c.owed,
-        enhanced=case((recipient.c.attempts == 0, _expiry.c.enhanced), else_=""),
-        note=case((recipient.c.attempts == 0, _expiry.c.note), else_=""),
-    )
-    .where(
-        recipient.c.message_id == _expiry.c.message_id,
-        recipient.c.number == _expiry.c.number,
-        recipient.c.due.is_not(None),
-    ),
-    _expiry,
-)
-_debt = item(recipient.c.message_id, recipient.c.number)
-_warn = Bulk(
-    update(recipient)
-    .values(owed="delay")
-    .where(
-        recipient.c.message_id == _debt.c.message_id,
-        recipient.c.number == _debt.c.number,
-        recipient.c.due.is_not(None),
-        recipient.c.warned.is_(None),
-        recipient.c.owed == "",
-    ),
-    _debt,
-)
-
-
-@operation()
-def expire(connection: Connection, items: Sequence[Expiry]) -> list[bool]:
-    """End recipients that wait for longer than they may; False for one that does not wait any more."""
-    fields = ("message_id", "number", "now", "owed", "enhanced", "text")
-    rows = rows_of(fields, items)
-    applied = [_expire.run(connection, [row]) == 1 for row in rows]
-    drop_content(connection, {one.message_id for one in items})
-    return applied
-
-
-@operation()
-def warn(connection: Connection, items: Sequence[Warning_]) -> list[bool]:
-    """Delay reports become due; False for a recipient that does not wait any more or had its warning."""
-    return [_warn.run(connection, [(one.message_id, one.number)]) == 1 for one in items]
-
-
-_live = (
-    select(
-        *(recipient.c[name] for name in ("message_id", "number", "status", "destination")),
-        *(recipient.c[name] for name in ("notify", "attempts")),
-        message.c.sender,
-        recipient.c.address,
-        message.c.not_before,
-    )
-    .join(message, message.c.id == recipient.c.message_id)
-    .where(
-        recipient.c.finished.is_(None),
-        recipient.c.message_id < bindparam("before"),
-        tuple_(recipient.c.message_id, recipient.c.number)
-        > tuple_(
-            bindparam("message_id", type_=recipient.c.message_id.type),
-            bindparam("number", type_=recipient.c.number.type),
-        ),
-    )
-    .order_by(recipient.c.message_id, recipient.c.number)
-    .limit(bindparam("limit"))
-)
-_aged = Listing(_live, AgedRecipient)
-_unwarned = Listing(
-    _live.where(recipient.c.warned.is_(None), recipient.c.owed == "", message.c.sender != ""),
-    AgedRecipient,
-)
-
-
-@operation(writes=False)
-def aged(connection: Connection, items: Sequence[Aged]) -> list[list[AgedRecipient]]:
-    """Live recipients of old messages, in the order of arrival."""
-    return [
-        (_unwarned if one.unwarned else _aged).run(
-            connection,
-            before=one.before,
-            message_id=one.after[0],
-            number=one.after[1],
-            limit=one.limit,
-        )
-        for one in items
-    ]
-
 
 _accuse = Prepared(
     update(message).values(crashes=message.c.crashes + 1).where(message.c.id == bindparam("id_"))

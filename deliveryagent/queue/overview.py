@@ -7,10 +7,9 @@ rows, so that a huge queue costs no more than a large one; nothing is changed.
 from collections.abc import Iterator
 
 import msgspec
-from sqlalchemy import Connection, and_, func, or_, select
 
-from deliveryagent.queue.sites import SiteState
-from queue_schema.tables import attempt, destination, recipient, site
+from deliveryagent.queue.reader import Reader
+from deliveryagent.queue.states import DestinationState, Member, SiteState
 
 CAP = 10_000
 """Rows after which counting stops."""
@@ -24,68 +23,102 @@ class Waiting(msgspec.Struct, frozen=True):
 
 
 class Paused(msgspec.Struct, frozen=True, kw_only=True):
-    """An operator's pause of a destination, or of a site. ``until`` in seconds since the epoch."""
+    """An operator's pause of a destination. ``until`` in seconds since the epoch."""
 
     name: str
-    site: bool
     until: float
     note: str
     by: str
 
 
-def next_ready(connection: Connection, now: float) -> float | None:
+def next_ready(reader: Reader, now: float) -> float | None:
     """When the next destination is ready that nobody looks after and nobody paused, if one waits."""
-    paused = destination.c.paused_until
-    earliest: float | None = connection.scalar(
-        select(func.min(destination.c.ready)).where(
-            destination.c.owner.is_(None), or_(paused.is_(None), paused <= now)
-        )
+    earliest: float | None = reader.value(
+        "SELECT min(ready) FROM destination "
+        "WHERE owner IS NULL AND (paused_until IS NULL OR paused_until <= :now)",
+        now=now,
     )
     return earliest
 
 
-def others(connection: Connection, name: str, *, code: int, enhanced: str) -> Waiting:
+def others(reader: Reader, name: str, *, code: int, enhanced: str) -> Waiting:
     """How many recipients wait at a destination, and with this last answer; the asker is among them."""
     line = (
-        select(recipient.c.message_id, recipient.c.number, recipient.c.attempts)
-        .where(recipient.c.destination == name, recipient.c.due.is_not(None))
-        .limit(CAP)
-        .subquery("line")
+        "(SELECT message_id, number, attempts FROM recipient "
+        "WHERE destination = :name AND due IS NOT NULL LIMIT :most) AS line"
     )
-    same = (
-        select(func.count())
-        .select_from(line)
-        .join(
-            attempt,
-            and_(
-                attempt.c.message_id == line.c.message_id,
-                attempt.c.number == line.c.number,
-                attempt.c.attempt == line.c.attempts,
-            ),
-        )
-        .where(attempt.c.code == code, attempt.c.enhanced == enhanced)
+    total = reader.value(f"SELECT count(*) FROM {line}", name=name, most=CAP)
+    same = reader.value(
+        f"SELECT count(*) FROM {line} JOIN attempt ON attempt.message_id = line.message_id "
+        "AND attempt.number = line.number AND attempt.attempt = line.attempts "
+        "WHERE attempt.code = :code AND attempt.enhanced = :enhanced",
+        name=name,
+        most=CAP,
+        code=code,
+        enhanced=enhanced,
     )
-    total = connection.scalar(select(func.count()).select_from(line)) or 0
-    return Waiting(total, connection.scalar(same) or 0)
+    return Waiting(total, same)
 
 
-def pauses(connection: Connection, now: float) -> Iterator[Paused]:
-    """Every pause that is in force, destinations first."""
-    for table, is_site in ((destination, False), (site, True)):
-        rows = connection.execute(
-            select(table.c.name, table.c.paused_until, table.c.pause_note, table.c.paused_by)
-            .where(table.c.paused_until > now)
-            .order_by(table.c.name)
-            .limit(CAP)
-        )
-        for name, until, note, by in rows:
-            yield Paused(name=name, site=is_site, until=until, note=note, by=by)
+def pauses(reader: Reader, now: float) -> Iterator[Paused]:
+    """Every pause that is in force."""
+    for row in reader.rows(
+        "SELECT name, paused_until, pause_note, paused_by FROM destination "
+        "WHERE paused_until > :now ORDER BY name LIMIT :most",
+        now=now,
+        most=CAP,
+    ):
+        name, until, note, by = row
+        yield Paused(name=name, until=until, note=note, by=by)
 
 
-def one_site(connection: Connection, name: str) -> SiteState | None:
+_SITE = ", ".join(SiteState.__struct_fields__)
+_DESTINATION = ", ".join(DestinationState.__struct_fields__[:-1])
+_MEMBER = ", ".join(
+    "lease_until - {moment}" if name == "left" else "id" if name == "agent" else name
+    for name in Member.__struct_fields__
+)
+
+
+def one_site(reader: Reader, name: str) -> SiteState | None:
     """What is remembered of a site, None when nothing is."""
-    fields = SiteState.__struct_fields__
-    row = connection.execute(
-        select(*(site.c[field] for field in fields)).where(site.c.name == name)
-    ).one_or_none()
-    return None if row is None else SiteState(**dict(zip(fields, row, strict=True)))
+    rows = reader.rows(f"SELECT {_SITE} FROM site WHERE name = :name", name=name)
+    return _state(rows[0]) if rows else None
+
+
+def sites(reader: Reader) -> list[SiteState]:
+    """Every site that is remembered, by name."""
+    return [_state(row) for row in reader.rows(f"SELECT {_SITE} FROM site ORDER BY name")]
+
+
+def _state(row: tuple[object, ...]) -> SiteState:
+    return msgspec.convert(dict(zip(SiteState.__struct_fields__, row, strict=True)), SiteState)
+
+
+def one_destination(
+    reader: Reader, name: str, waiting: int | None = None
+) -> DestinationState | None:
+    """One destination, None when nothing is known of it. ``waiting`` is counted when it is not given."""
+    rows = reader.rows(
+        f"SELECT {_DESTINATION} FROM destination WHERE name = :name",
+        name=name,
+    )
+    if not rows:
+        return None
+    if waiting is None:
+        waiting = reader.value(
+            "SELECT count(*) FROM recipient WHERE destination = :name AND due IS NOT NULL",
+            name=name,
+        )
+    facts = zip(DestinationState.__struct_fields__, (*rows[0], waiting), strict=True)
+    return msgspec.convert(dict(facts), DestinationState)
+
+
+def members(reader: Reader) -> list[Member]:
+    """All agents, the oldest first."""
+    columns = _MEMBER.format(moment=reader.moment)
+    rows = reader.rows(f"SELECT {columns} FROM agent ORDER BY started, id")
+    names = Member.__struct_fields__
+    return [
+        msgspec.convert(dict(zip(names, row, strict=True)), Member, strict=False) for row in rows
+    ]

@@ -90,7 +90,6 @@ _idle_destinations = delete(destination).where(
 )
 _idle_sites = delete(site).where(
     site.c.updated < bindparam("long_ago"),
-    site.c.paused_until.is_(None),
     or_(site.c.closed_until.is_(None), site.c.closed_until < bindparam("now")),
 )
 

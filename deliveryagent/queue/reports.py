@@ -2,21 +2,23 @@
 
 An outcome records a debt (``recipient.owed``); this pays it: reads what the report must say, lets the
 composer write it, adds it to the queue like any other message, and marks the debt as paid, all in one
-transaction. Guarantees: a debt is paid once, whatever dies in between; the content a report may return is
-kept until the report is written; reading is bounded however many recipients a message has.
+transaction. Guarantees: a debt is paid once, whatever dies in between and whoever else pays; the content a
+report may return is kept until the report is written; reading is bounded however many recipients a message
+has.
 """
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, bindparam, literal_column, select, update
 
 from deliveryagent.queue import submissions
-from deliveryagent.queue.answers import LAST_ANSWER, with_last_answer
+from deliveryagent.queue.answers import LAST_ANSWER
 from deliveryagent.queue.bulk import Bulk, item
 from deliveryagent.queue.operation import operation
 from deliveryagent.queue.outcomes import drop_content
+from deliveryagent.queue.selection import with_last_answer
 from deliveryagent.queue.submissions import Submission
 from queue_schema.tables import content, message, recipient
 
@@ -87,14 +89,19 @@ _owed = (
         recipient.c.owed,
         *(recipient.c[name] for name in ("number", "address", "destination", "orcpt", "notify")),
         *(recipient.c[name] for name in ("status", "attempts", "due", "updated")),
-        *LAST_ANSWER,
+        *(literal_column(text).label(name) for name, text in LAST_ANSWER.items()),
     )
     .select_from(with_last_answer(recipient))
     .where(recipient.c.message_id == bindparam("wanted"), recipient.c.owed != "")
     .order_by(recipient.c.number)
     .limit(RECIPIENTS)
 )
-_message = select(*(message.c[name] for name in _FACTS)).where(message.c.id == bindparam("wanted"))
+_message = (
+    select(*(message.c[name] for name in _FACTS))
+    .where(message.c.id == bindparam("wanted"))
+    # Another agent may be about to write the same report: one after the other, then.
+    .with_for_update(key_share=True)
+)
 _beginning = select(content.c.data).where(
     content.c.message_id == bindparam("wanted"), content.c.part == 0
 )
@@ -119,10 +126,10 @@ def write(connection: Connection, items: Sequence[Report]) -> list[Written]:
 
 
 def _write(connection: Connection, wanted: Report) -> Written:
+    head = connection.execute(_message, {"wanted": wanted.message_id}).one_or_none()
     rows = connection.execute(_owed, {"wanted": wanted.message_id}).all()
-    if not rows:
+    if head is None or not rows:
         return Written((), more=False)
-    head = connection.execute(_message, {"wanted": wanted.message_id}).one()
     facts = dict(zip(_FACTS, head, strict=True))
     beginning = connection.scalar(_beginning, {"wanted": wanted.message_id})
     data = b"" if beginning is None else bytes(beginning)

@@ -1,9 +1,10 @@
 """Looking into the queue: lists, one message with its history, counts and shapes.
 
-Everything here reads with a connection of its own (``engine.open_reader``), so it works while the service
-runs and while it does not. Guarantees: lists come in the order of arrival, page by page, and cost what they
-show, not what the queue or its history holds; nothing is changed. What is in flight right now only the
-service knows.
+Everything here reads with a connection of its own (``reader.open_queue``), so it works while the service
+runs and while it does not, and without SQLAlchemy, which would take longer to load than the rest takes.
+Guarantees: lists come in the order of arrival, page by page, and cost what they show, not what the queue or
+its history holds; counting stops where it would keep people waiting; nothing is changed. What is in flight
+right now only the service knows.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,19 +12,8 @@ from itertools import groupby, pairwise
 from typing import Any, Literal
 
 import msgspec
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    FromClause,
-    Select,
-    and_,
-    case,
-    desc,
-    func,
-    select,
-    tuple_,
-)
 
+from deliveryagent.mail.address import destination_of
 from deliveryagent.mail.envelope import (
     MOST_ALIVE,
     QueueId,
@@ -32,18 +22,24 @@ from deliveryagent.mail.envelope import (
     lifetime_start,
     queue_id_range,
 )
-from deliveryagent.queue.answers import LAST_ANSWER, with_last_answer
+from deliveryagent.queue.answers import LAST_ANSWER, WITH_LAST_ANSWER
 from deliveryagent.queue.filters import Filter, FilterError, conditions
-from deliveryagent.queue.operation import operation
-from queue_schema.tables import attempt, content, destination, message, recipient
+from deliveryagent.queue.reader import Reader
 
 __all__ = ["Filter", "FilterError"]
 
 SHAPE_MINUTES = (5, 10, 20, 40, 80, 160, 320, 640, 1280)
 """The upper bounds of the age buckets of ``shape``; the last bucket is everything older."""
 
-HISTORY_DEPTH = 200_000
-"""How many of the latest recipients ``history`` looks at."""
+HISTORY_DEPTH = 100_000
+"""How many of the latest recipients ``history`` looks at, besides those that wait."""
+
+COUNTED = 100_000
+"""Recipients after which ``counts`` stops counting."""
+
+_LINE_DEPTH = 50_000  # recipients of a destination looked at before all of them are
+_ALL = 1 << 62
+_OLDEST = 20_000  # recipients looked at for held ones when the queue is too long to count
 
 
 class FoundRecipient(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,13 +125,17 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
-    """How much lives: recipients that wait, that are due now, that are held; reports not yet written."""
+    """How much lives: recipients that wait, that are due now, that are held; reports not yet written.
+
+    ``whole`` is false when the queue is too long to count: then it is at least so many of each.
+    """
 
     waiting: int
     due: int
     held: int
     owed: int
     oldest: float | None
+    whole: bool = True
 
 
 class ShapeRow(msgspec.Struct, frozen=True):
@@ -147,213 +147,244 @@ class ShapeRow(msgspec.Struct, frozen=True):
 
 
 _RECIPIENT = (
-    *(recipient.c[name] for name in ("number", "address", "destination", "status", "attempts")),
-    *(recipient.c[name] for name in ("due", "updated", "finished", "notify", "orcpt", "owed")),
-    *(recipient.c[name] for name in ("reported", "warned")),
-    *LAST_ANSWER,
+    *("number", "address", "destination", "status", "attempts", "due", "updated", "finished"),
+    *("notify", "orcpt", "owed", "reported", "warned"),
 )
-"""The fields of ``FoundRecipient`` in order."""
-
-_MESSAGE = tuple(
-    message.c[name]
-    for name in (
-        *("id", "sender", "size", "recipient_count", "origin", "tags", "ret", "envid", "crashes"),
-        "not_before",
-    )
+_MESSAGE = (
+    *("id", "sender", "size", "recipient_count", "origin", "tags", "ret", "envid", "crashes"),
+    "not_before",
 )
-
-
-def matching(wanted: Filter, *columns: ColumnElement[Any], after: tuple[int, int]) -> Select[Any]:
-    """Columns of the recipients that a filter means, behind ``after``, in the order of arrival."""
-    # Live recipients are found by the index that holds nothing else, however long the history is.
-    line = recipient.alias("line")
-    source: FromClause = recipient
-    place: FromClause = recipient
-    if wanted.live_only:
-        place = line
-        source = line.join(
-            recipient,
-            and_(recipient.c.message_id == line.c.message_id, recipient.c.number == line.c.number),
-        )
-    query = (
-        select(*columns)
-        .select_from(with_last_answer(source))
-        .where(tuple_(place.c.message_id, place.c.number) > tuple_(*after), *conditions(wanted))
-        .order_by(place.c.message_id, place.c.number)
-    )
-    return query.where(line.c.finished.is_(None)) if wanted.live_only else query
+_COLUMNS = ", ".join(
+    [
+        *(f"message.{name}" for name in _MESSAGE),
+        *(
+            f"recipient.{name}" for name in _RECIPIENT
+        ),  # with the answer: ``FoundRecipient`` in order
+        *(f"{text} AS {name}" for name, text in LAST_ANSWER.items()),
+    ]
+)
+_SELECT = f"SELECT {_COLUMNS} FROM recipient {WITH_LAST_ANSWER}"
+# Live recipients are found by the index that holds nothing else, however long the history is.
+_SELECT_LIVE = (
+    f"SELECT {_COLUMNS} FROM recipient AS line JOIN recipient "
+    "ON recipient.message_id = line.message_id AND recipient.number = line.number "
+    f"{WITH_LAST_ANSWER}"
+)
+_TRIED = ", ".join(Tried.__struct_fields__)
 
 
 def find(
-    connection: Connection, wanted: Filter, limit: int, after: tuple[int, int] = (0, 0)
+    reader: Reader, wanted: Filter, limit: int, after: tuple[int, int] = (0, 0)
 ) -> list[Found]:
     """Messages in the order of arrival with up to ``limit`` recipients that the filter means.
 
     The next page goes on behind ``(queue_id, number)`` of the last recipient; a message that crosses the
     border of a page appears on both. Raises ``FilterError``.
     """
-    rows = connection.execute(matching(wanted, *_MESSAGE, *_RECIPIENT, after=after).limit(limit))
-    return _grouped(connection, rows.all())
+    meant = conditions(wanted)
+    select, place = (_SELECT, "recipient")
+    if wanted.live_only:
+        select, place = (_SELECT_LIVE, "line")
+    live = "line.finished IS NULL AND " if wanted.live_only else ""
+    rows = reader.rows(
+        f"{select} WHERE {live}({place}.message_id, {place}.number) > (:after_id, :after_number) "
+        f"AND {meant.text} ORDER BY {place}.message_id, {place}.number LIMIT :limit",
+        **meant.values,
+        after_id=after[0],
+        after_number=after[1],
+        limit=limit,
+    )
+    return _grouped(reader, rows)
 
 
-def show(
-    connection: Connection, queue_id: int, *, limit: int = 1000, after: int = 0
-) -> Shown | None:
+def show(reader: Reader, queue_id: int, *, limit: int = 1000, after: int = 0) -> Shown | None:
     """A message with up to ``limit`` recipients behind number ``after`` and their attempts."""
-    rows = connection.execute(
-        select(*_MESSAGE, *_RECIPIENT)
-        .select_from(with_last_answer(recipient))
-        .where(recipient.c.message_id == queue_id, recipient.c.number > after)
-        .order_by(recipient.c.number)
-        .limit(limit)
-    ).all()
+    rows = reader.rows(
+        f"{_SELECT} WHERE recipient.message_id = :id AND recipient.number > :after "
+        "ORDER BY recipient.number LIMIT :limit",
+        id=queue_id,
+        after=after,
+        limit=limit,
+    )
     if not rows:
         return None
-    (found,) = _grouped(connection, rows)
+    (found,) = _grouped(reader, rows)
     numbers = [one.number for one in found.recipients]
-    tries = connection.execute(
-        select(*(attempt.c[name] for name in Tried.__struct_fields__))
-        .where(
-            attempt.c.message_id == queue_id,
-            attempt.c.number.between(numbers[0], numbers[-1]),
-        )
-        .order_by(attempt.c.number, attempt.c.attempt)
+    tries = reader.rows(
+        f"SELECT {_TRIED} FROM attempt WHERE message_id = :id "
+        "AND number BETWEEN :first AND :last ORDER BY number, attempt",
+        id=queue_id,
+        first=numbers[0],
+        last=numbers[-1],
     )
     attempts: dict[int, list[Tried]] = {}
     for row in tries:
-        attempts.setdefault(row.number, []).append(Tried(*row))
+        one = Tried(*row)
+        attempts.setdefault(one.number, []).append(one)
     return Shown(message=found, attempts={number: tuple(a) for number, a in attempts.items()})
 
 
-def history(connection: Connection, address: str, limit: int) -> list[Found]:
+def history(reader: Reader, address: str, limit: int) -> list[Found]:
     """The latest messages to an address, latest first, among the latest ``HISTORY_DEPTH`` recipients."""
-    domain = conditions(Filter(to=address))
-    latest = (
-        select(recipient.c.message_id, recipient.c.number, recipient.c.address)
-        .order_by(desc(recipient.c.message_id), desc(recipient.c.number))
-        .limit(HISTORY_DEPTH)
-        .subquery("latest")
+    latest = reader.rows(
+        "SELECT message_id, number FROM ("
+        "SELECT message_id, number, address FROM recipient "
+        "ORDER BY message_id DESC, number DESC LIMIT :depth) AS latest "
+        "WHERE lower(address) = :whom LIMIT :limit",
+        whom=address.lower(),
+        depth=HISTORY_DEPTH,
+        limit=limit,
     )
-    keys = (
-        select(latest.c.message_id, latest.c.number)
-        .where(func.lower(latest.c.address) == address.lower())
-        .limit(limit)
+    line = (
+        "SELECT message_id, number, address FROM recipient "
+        "WHERE due IS NOT NULL AND destination = :at LIMIT :depth"
     )
-    waiting = (
-        select(recipient.c.message_id, recipient.c.number)
-        .where(recipient.c.due.is_not(None), *domain)
-        .limit(limit)
+    place = (
+        f"SELECT message_id, number FROM ({line}) AS line WHERE lower(address) = :whom LIMIT :limit"
     )
-    places = {tuple(row) for query in (keys, waiting) for row in connection.execute(query)}
+    wanted = {"whom": address.lower(), "at": destination_of(address), "limit": limit}
+    waiting = reader.rows(place, **wanted, depth=_LINE_DEPTH)
+    if not latest and not waiting:  # it may stand far behind in a long line
+        waiting = reader.rows(place, **wanted, depth=_ALL)
+    places = {tuple(row) for row in (*latest, *waiting)}
     rows: list[Any] = []
     for queue_id, number in sorted(places, reverse=True)[:limit]:
-        rows += connection.execute(
-            select(*_MESSAGE, *_RECIPIENT)
-            .select_from(with_last_answer(recipient))
-            .where(recipient.c.message_id == queue_id, recipient.c.number == number)
-        ).all()
-    return _grouped(connection, rows)
+        rows += reader.rows(
+            f"{_SELECT} WHERE recipient.message_id = :id AND recipient.number = :number",
+            id=queue_id,
+            number=number,
+        )
+    return _grouped(reader, rows)
 
 
-def _grouped(connection: Connection, rows: Sequence[Any]) -> list[Found]:
+def _grouped(reader: Reader, rows: Sequence[Any]) -> list[Found]:
     width = len(_MESSAGE)
     found: list[Found] = []
     groups: Iterator[tuple[tuple[Any, ...], Iterator[Any]]]
-    groups = groupby(rows, key=lambda row: tuple(row)[:width])
+    groups = groupby(rows, key=lambda row: tuple(row[:width]))
     for head, group in groups:
         recipients = tuple(
-            FoundRecipient(
-                **dict(zip(FoundRecipient.__struct_fields__, tuple(row)[width:], strict=True))
-            )
+            FoundRecipient(**dict(zip(FoundRecipient.__struct_fields__, row[width:], strict=True)))
             for row in group
         )
-        facts = dict(zip((column.name for column in _MESSAGE), head, strict=True))
+        facts = dict(zip(_MESSAGE, head, strict=True))
         queue_id = facts.pop("id")
         states = {one.status for one in recipients}
         if len(recipients) != facts["recipient_count"]:
-            states |= _states(connection, queue_id)
+            states |= _states(reader, queue_id)
         status = next(state.value for state in MOST_ALIVE if state in states)
         found.append(Found(queue_id=queue_id, **facts, status=status, recipients=recipients))
     return found
 
 
-def _states(connection: Connection, queue_id: int) -> set[str]:
-    states = select(recipient.c.status).where(recipient.c.message_id == queue_id).distinct()
-    return set(connection.scalars(states))
+def _states(reader: Reader, queue_id: int) -> set[str]:
+    rows = reader.rows("SELECT DISTINCT status FROM recipient WHERE message_id = :id", id=queue_id)
+    return {status for (status,) in rows}
 
 
-def resolve_prefix(connection: Connection, prefix: str, limit: int = 10) -> list[QueueId]:
+def resolve_prefix(reader: Reader, prefix: str, limit: int = 10) -> list[QueueId]:
     """The ids that begin with ``prefix``, at most ``limit``; raises ``ValueError`` for impossible ones."""
     low, high = queue_id_range(prefix)
-    ids = select(message.c.id).where(message.c.id.between(low, high - 1))
-    return [QueueId(one) for one in connection.scalars(ids.order_by(message.c.id).limit(limit))]
-
-
-def beginning(connection: Connection, queue_id: int) -> bytes | None:
-    """The first part of a content: its header section and more; None when it was dropped."""
-    data = connection.scalar(
-        select(content.c.data).where(content.c.message_id == queue_id, content.c.part == 0)
+    rows = reader.rows(
+        "SELECT id FROM message WHERE id BETWEEN :low AND :high ORDER BY id LIMIT :limit",
+        low=low,
+        high=high - 1,
+        limit=limit,
     )
+    return [QueueId(one) for (one,) in rows]
+
+
+def beginning(reader: Reader, queue_id: int) -> bytes | None:
+    """The first part of a content: its header section and more; None when it was dropped."""
+    data = reader.value("SELECT data FROM content WHERE message_id = :id AND part = 0", id=queue_id)
     return None if data is None else bytes(data)
 
 
-def counts(connection: Connection, now: float) -> Counts:
-    """How much lives in the queue."""
-    total = select(func.count())
-    waiting = connection.scalar(total.where(recipient.c.due.is_not(None))) or 0
-    live = connection.scalar(
-        select(func.count(recipient.c.message_id)).where(recipient.c.finished.is_(None))
+def counts(reader: Reader, now: float, *, most: int = COUNTED) -> Counts:
+    """How much lives in the queue. Beyond ``most`` recipients only so many are looked at."""
+    ((waiting, due),) = reader.rows(
+        "SELECT count(*), count(*) FILTER (WHERE due <= :now) FROM "
+        "(SELECT due FROM recipient WHERE due IS NOT NULL LIMIT :most) AS line",
+        now=now,
+        most=most,
     )
-    oldest = connection.scalar(
-        select(func.min(recipient.c.message_id)).where(recipient.c.finished.is_(None))
-    )
+    whole = waiting < most
+    held = _held(reader, waiting, most) if whole else _held_among_the_oldest(reader)
+    oldest = reader.value("SELECT min(message_id) FROM recipient WHERE finished IS NULL")
     return Counts(
         waiting=waiting,
-        due=connection.scalar(total.where(recipient.c.due <= now)) or 0,
-        held=(live or 0) - waiting,
-        owed=connection.scalar(total.where(recipient.c.owed != "")) or 0,
+        due=due,
+        held=held,
+        owed=reader.value(
+            "SELECT count(*) FROM (SELECT 1 FROM recipient WHERE owed <> '' LIMIT :most) AS line",
+            most=most,
+        ),
         oldest=None if oldest is None else arrival_of(oldest),
+        whole=whole and held + waiting < most,
     )
+
+
+def _held(reader: Reader, waiting: int, most: int) -> int:
+    """What lives and does not wait."""
+    live = reader.value(
+        "SELECT count(*) FROM (SELECT 1 FROM recipient WHERE finished IS NULL LIMIT :most) AS line",
+        most=most,
+    )
+    return max(0, int(live) - waiting)
+
+
+def _held_among_the_oldest(reader: Reader) -> int:
+    found = reader.value(
+        "SELECT count(*) FILTER (WHERE status = 'held') FROM (SELECT status FROM recipient "
+        "WHERE finished IS NULL ORDER BY message_id, number LIMIT :most) AS line",
+        most=_OLDEST,
+    )
+    return int(found)
+
+
+_NAMES = {
+    "destination": ("recipient.destination", ""),
+    "site": (
+        "coalesce(destination.site, '')",
+        "LEFT JOIN destination ON destination.name = recipient.destination",
+    ),
+    "sender": ("message.sender", "JOIN message ON message.id = recipient.message_id"),
+}
 
 
 def shape(
-    connection: Connection,
+    reader: Reader,
     now: float,
     by: Literal["destination", "site", "sender"] = "destination",
     limit: int = 100,
 ) -> list[ShapeRow]:
     """Waiting recipients by age of their message, the fullest lines first (as qshape counts)."""
-    name: ColumnElement[str] = recipient.c.destination
-    source: FromClause = recipient
-    if by == "site":
-        name = func.coalesce(destination.c.site, "")
-        source = recipient.outerjoin(destination, destination.c.name == recipient.c.destination)
-    elif by == "sender":
-        name = message.c.sender
-        source = recipient.join(message, message.c.id == recipient.c.message_id)
-    born = [first_queue_id(now - minutes * 60) for minutes in SHAPE_MINUTES]
-    waiting = (
-        select(name.label("name"), recipient.c.message_id.label("id"))
-        .select_from(source)
-        .where(recipient.c.due.is_not(None))
-        .subquery("waiting")
+    name, join = _NAMES[by]
+    edges = {
+        f"born_{'abcdefghi'[n]}": first_queue_id(now - m * 60) for n, m in enumerate(SHAPE_MINUTES)
+    }
+    younger = ", ".join(f"count(*) FILTER (WHERE id >= :{edge})" for edge in edges)
+    rows = reader.rows(
+        f"SELECT name, count(*) AS total, {younger} FROM ("
+        f"SELECT {name} AS name, recipient.message_id AS id FROM recipient {join} "
+        "WHERE recipient.due IS NOT NULL) AS waiting "
+        "GROUP BY name ORDER BY total DESC, name LIMIT :limit",
+        limit=limit,
+        **edges,
     )
-    younger = [func.sum(case((waiting.c.id >= first, 1), else_=0)) for first in born]
-    rows = connection.execute(
-        select(waiting.c.name, func.count(), *younger)
-        .group_by(waiting.c.name)
-        .order_by(desc(func.count()), waiting.c.name)
-        .limit(limit)
-    )
-    shaped = []
-    for label, total, *within in rows:
-        edges = [0, *within, total]
-        buckets = tuple(b - a for a, b in pairwise(edges))
-        shaped.append(ShapeRow(label, total, buckets))
-    return shaped
+    return [_shape_row(*row) for row in rows]
 
 
-@operation(writes=False)
-def shown_by_id(connection: Connection, items: Sequence[int]) -> list[Shown | None]:
-    """Messages by their ids, for those who ask on the database thread."""
-    return [show(connection, queue_id) for queue_id in items]
+def _shape_row(name: str, total: int, *within: int) -> ShapeRow:
+    edges = [0, *within, total]
+    return ShapeRow(name, total, tuple(b - a for a, b in pairwise(edges)))
+
+
+def fullest(reader: Reader, limit: int) -> list[tuple[str, int]]:
+    """Destinations with the number of recipients that wait there, the fullest first."""
+    rows = reader.rows(
+        "SELECT destination, count(*) AS total FROM recipient WHERE due IS NOT NULL "
+        "GROUP BY destination ORDER BY total DESC, destination LIMIT :limit",
+        limit=limit,
+    )
+    return [(name, total) for name, total in rows]

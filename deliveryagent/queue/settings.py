@@ -22,6 +22,13 @@ class StoreSettings:
             postfix="queue_directory",
         ),
     ] = "sqlite:////var/lib/deliveryagent/queue.sqlite3"
+    lease_time: Annotated[
+        Duration,
+        key(
+            "How long an agent may be silent until the other agents of a PostgreSQL queue take over "
+            "what it had; it renews its lease four times as often. Of no use to an SQLite queue."
+        ),
+    ] = parse_duration("20s")
 
 
 @dataclass(frozen=True, kw_only=True)

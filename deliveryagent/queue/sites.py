@@ -1,48 +1,42 @@
 """Sites and destinations as they are remembered: windows, pauses, who waits where.
 
-The manager keeps windows in memory and records what a restart must not forget: that a site is closed.
-Guarantees: recording a window never touches an operator's pause. Never decides whether a site is usable.
+The manager keeps windows in memory and records what a restart, or another agent, must know: that a site is
+closed, or asks for less. Never decides whether a site is usable.
 """
 
 from collections.abc import Sequence
 
 import msgspec
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, bindparam, func, select, update
 
+from deliveryagent.queue import news
 from deliveryagent.queue.bulk import Bulk, insertion, item
 from deliveryagent.queue.operation import operation
+from deliveryagent.queue.states import DestinationState, SiteState
 from queue_schema.tables import destination, recipient, site
 
-
-class SiteState(msgspec.Struct, frozen=True, kw_only=True):
-    """What is remembered of a site: its window, until when it is closed, and an operator's pause."""
-
-    name: str
-    concurrency: float
-    closed_until: float | None
-    reason: str
-    updated: float
-    paused_until: float | None = None
-    pause_note: str = ""
-    paused_by: str = ""
-
-
-class DestinationState(msgspec.Struct, frozen=True, kw_only=True):
-    """What is remembered of a destination: when it is ready, who owns it, its site and pause.
-
-    ``waiting`` counts its recipients that have a due time.
-    """
-
-    name: str
-    ready: float | None
-    owner: int | None
-    site: str
-    paused_until: float | None
-    pause_note: str
-    paused_by: str
-    waiting: int
+__all__ = [
+    "DestinationState",
+    "SiteReset",
+    "SiteState",
+    "changed",
+    "destination_site",
+    "destinations",
+    "load",
+    "one_destination",
+    "reset",
+    "save",
+]
 
 
+class SiteReset(msgspec.Struct, frozen=True):
+    """Forget that the site of a destination failed; ``now`` is seconds since the epoch."""
+
+    destination: str
+    now: float
+
+
+_CLOCKS_DIFFER = 5.0  # seconds
 _WINDOW = ("name", "concurrency", "closed_until", "reason", "updated")
 _save = insertion(
     site,
@@ -51,6 +45,12 @@ _save = insertion(
     + ", ".join(f"{name} = excluded.{name}" for name in _WINDOW[1:]),
 )
 _load = select(*(site.c[name] for name in SiteState.__struct_fields__)).order_by(site.c.name)
+_site_of = select(destination.c.site).where(destination.c.name == bindparam("wanted"))
+_reset = (
+    update(site)
+    .values(closed_until=None, reason="", updated=bindparam("now"))
+    .where(site.c.name == bindparam("name_"))
+)
 _seen = item(destination.c.name, destination.c.site)
 _assign = Bulk(
     update(destination).values(site=_seen.c.site).where(destination.c.name == _seen.c.name), _seen
@@ -68,11 +68,26 @@ _destinations = select(
 
 @operation()
 def save(connection: Connection, items: Sequence[SiteState]) -> list[None]:
-    """Record windows; the latest of a site counts."""
+    """Record windows; the latest of a site counts. The other agents hear of it."""
     latest = {one.name: one for one in items}
     rows = [tuple(getattr(latest[name], field) for field in _WINDOW) for name in sorted(latest)]
     _save.run(connection, rows)
+    news.tell(connection, "shares")
     return [None] * len(items)
+
+
+@operation(writes=False)
+def changed(connection: Connection, items: Sequence[float]) -> list[list[SiteState]]:
+    """The sites about which something was recorded after each time; seconds since the epoch.
+
+    Some from before come again, because the clocks of agents differ.
+    """
+    names = SiteState.__struct_fields__
+    answers = []
+    for after in items:
+        rows = connection.execute(_load.where(site.c.updated > after - _CLOCKS_DIFFER)).all()
+        answers.append([SiteState(**dict(zip(names, row, strict=True))) for row in rows])
+    return answers
 
 
 @operation(writes=False)
@@ -81,6 +96,20 @@ def load(connection: Connection, items: Sequence[None]) -> list[list[SiteState]]
     names = SiteState.__struct_fields__
     rows = connection.execute(_load).all()
     return [[SiteState(**dict(zip(names, row, strict=True))) for row in rows] for _ in items]
+
+
+@operation()
+def reset(connection: Connection, items: Sequence[SiteReset]) -> list[str]:
+    """Forget that the sites of destinations failed; the names of the sites, empty where none is known."""
+    names = []
+    for one in items:
+        values = {"wanted": one.destination}
+        name = connection.scalar(_site_of, values) or ""
+        names.append(name)
+        if name:
+            connection.execute(_reset, {"name_": name, "now": one.now})
+    news.tell(connection, "shares")
+    return names
 
 
 @operation()

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, bindparam, delete, func, select
 
 from deliveryagent.mail.address import destination_of
 from deliveryagent.mail.envelope import ContentFacts, Envelope
+from deliveryagent.queue import news
 from deliveryagent.queue.bulk import Bulk, Row, insertion, item
 from deliveryagent.queue.operation import operation
 from queue_schema.tables import (
@@ -120,8 +121,12 @@ _forget_parts = Bulk(
     ),
     _id,
 )
-_keys = select(submission_key.c.key, submission_key.c.message_id, submission_key.c.digest).where(
-    submission_key.c.key.in_(bindparam("keys", expanding=True))
+_key = item(submission_key.c.key)
+_holders = Bulk(
+    select(submission_key.c.key, submission_key.c.message_id, submission_key.c.digest)
+    .select_from(_key)
+    .join(submission_key, submission_key.c.key == _key.c.key),
+    _key,
 )
 _known = select(message.c.id, message.c.sender, message.c.size, message.c.recipient_count).where(
     message.c.id.in_(bindparam("ids", expanding=True))
@@ -151,11 +156,14 @@ def add(connection: Connection, items: Sequence[Submission]) -> list[Answer]:
 def _answers_by_key(connection: Connection, items: Sequence[Submission]) -> list[Answer]:
     """Who has the keys after we have tried to take them."""
     keyed = [item for item in items if item.envelope.key]
-    _add_key.run(
+    added = _add_key.run(
         connection,
         [(i.envelope.key, i.queue_id, i.facts.digest, i.arrival) for i in keyed],
     )
-    rows = connection.execute(_keys, {"keys": sorted({i.envelope.key for i in keyed})})
+    if added == len(keyed):
+        return [Accepted(one.queue_id) for one in items]
+    keys = sorted({i.envelope.key for i in keyed})
+    rows = _holders.answers(connection, [(key,) for key in keys])
     holders = {key: (queue_id, digest) for key, queue_id, digest in rows}
     answers: list[Answer] = []
     for one in items:
@@ -171,7 +179,8 @@ def _answers_by_key(connection: Connection, items: Sequence[Submission]) -> list
 
 def _insert(connection: Connection, items: Sequence[Submission]) -> None:
     added = _add_message.run(connection, [_message_row(one) for one in items])
-    if added != len(items):
+    fresh = added == len(items)
+    if not fresh:
         _recognise(connection, items)
     _add_content.run(
         connection,
@@ -185,7 +194,7 @@ def _insert(connection: Connection, items: Sequence[Submission]) -> None:
     if staged:
         _arrived.run(connection, staged)
     rows = [row for one in items for row in _recipient_rows(one)]
-    _add_recipient.run(connection, rows)
+    (_add_recipient.add if fresh else _add_recipient.run)(connection, rows)
     announce(connection, ((row[3], row[6]) for row in rows))
 
 
@@ -240,7 +249,10 @@ def _recognise(connection: Connection, items: Sequence[Submission]) -> None:
 
 
 def announce(connection: Connection, work: Iterable[tuple[str, float | None]]) -> None:
-    """Say of destinations that they have work due at these times (None: nothing due, but known)."""
+    """Say of destinations that they have work due at these times (None: nothing due, but known).
+
+    Other agents hear of it when one of them may be the first to know.
+    """
     earliest: dict[str, float] = {}
     known: set[str] = set()
     for name, due in work:
@@ -249,8 +261,8 @@ def announce(connection: Connection, work: Iterable[tuple[str, float | None]]) -
         elif due < earliest.get(name, float("inf")):
             earliest[name] = due
     # Always in the same order, so that two agents never wait for each other in a circle.
-    if earliest:
-        _announce.run(connection, sorted(earliest.items()))
+    if earliest and _announce.run(connection, sorted(earliest.items())):
+        news.tell(connection, "mail")
     if known:
         _acquaint.run(connection, [(name,) for name in sorted(known)])
 
@@ -289,6 +301,18 @@ def sweep_arriving(connection: Connection, items: Sequence[None]) -> list[int]:
     for start in range(0, len(ids), _SWEEP):
         abandon(connection, ids[start : start + _SWEEP])
     return [len(ids)] * len(items)
+
+
+@operation()
+def sweep_abandoned(connection: Connection, items: Sequence[float]) -> list[int]:
+    """Forget what began to arrive before each time and never did completely; how many messages."""
+    swept = []
+    for before in items:
+        old = select(arriving.c.message_id).where(arriving.c.started < before).limit(_SWEEP)
+        ids = connection.scalars(old).all()
+        abandon(connection, ids)
+        swept.append(len(ids))
+    return swept
 
 
 @operation(writes=False)

@@ -8,10 +8,12 @@ Guarantees: an answer is given after the commit only. A mistake in one item fail
 store itself is in trouble (disk full, locked, connection lost), items of ``must`` operations stay and are
 tried again until they are recorded, everything else fails with ``StoreUnavailable``, and ``on_state`` says so
 once; it says so again when a write has succeeded. Never drops a fact silently, never opens a second
-connection beside the first.
+connection beside the first. A ``fence`` is asked first in every transaction that writes; when it says that
+the lease was lost (``Fenced``), nothing is written any more, everything fails, and ``on_fenced`` is called.
 """
 
 import asyncio
+import contextlib
 import queue
 import threading
 import time
@@ -22,7 +24,8 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Engine
 
 from deliveryagent.queue import faults, probe
-from deliveryagent.queue.operation import Operation
+from deliveryagent.queue.jobs import Group, Job
+from deliveryagent.queue.operation import Fenced, Operation
 
 X = TypeVar("X")
 R = TypeVar("R")
@@ -37,59 +40,6 @@ class StoreUnavailable(Exception):  # noqa: N818 - a state, seen by people as su
     """The store cannot record anything now; ``str()`` is a sentence with the reason."""
 
 
-class _Job:
-    """Items of one operation that were handed over together, and the answers so far."""
-
-    __slots__ = ("answers", "deliver", "items", "operation", "taken")
-
-    def __init__(
-        self,
-        operation: Operation[Any, Any],
-        items: Sequence[Any],
-        deliver: Callable[[list[Any]], None],
-    ) -> None:
-        self.operation = operation
-        self.items = items
-        self.deliver = deliver
-        self.taken = 0  # items that are in a transaction or answered
-        self.answers: list[Any] = []
-
-
-class _Group:
-    """Items of one operation inside one transaction, with the jobs they come from."""
-
-    __slots__ = ("answers", "items", "operation", "shares")
-
-    def __init__(self, operation: Operation[Any, Any]) -> None:
-        self.operation = operation
-        self.items: list[Any] = []
-        self.shares: list[tuple[_Job, int]] = []
-        self.answers: list[Any] = []
-
-    def room(self) -> int:
-        return self.operation.cap - len(self.items)
-
-    def take(self, job: _Job, count: int) -> None:
-        self.items.extend(job.items[job.taken : job.taken + count])
-        job.taken += count
-        self.shares.append((job, count))
-
-
-def execute(engine: Engine, operation: Operation[X, R], items: Sequence[X]) -> list[R]:
-    """Run an operation at once, in a transaction of its own, for programs without a database thread.
-
-    Raises ``StoreUnavailable`` when the store is in trouble.
-    """
-    try:
-        with engine.begin() as connection:
-            return operation(connection, items)
-    except Exception as error:
-        reason = faults.trouble(error)
-        if reason:
-            raise StoreUnavailable(reason) from error
-        raise
-
-
 class Database:
     """One thread, one connection, one transaction at a time.
 
@@ -102,15 +52,21 @@ class Database:
         engine: Engine,
         *,
         on_state: Callable[[bool, str], None] = lambda _writable, _reason: None,
+        fence: Callable[[Connection], None] | None = None,
+        on_fenced: Callable[[], None] = lambda: None,
     ) -> None:
         self._engine = engine
         self._on_state = on_state
+        self._fence = fence
+        self._on_fenced = on_fenced
+        self._fenced = ""  # why nothing may be written any more
         self._loop = asyncio.get_running_loop()
-        self._inbox: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._waiting: deque[_Job] = deque()
-        self._kept: list[_Group] = []
+        self._inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._waiting: deque[Job] = deque()
+        self._kept: list[Group] = []
         self._connection: Connection | None = None
         self._reason = ""  # why the store cannot be written
+        self._committing = False  # the last transaction got as far as its commit
         self._pause = _FIRST_PAUSE
         self._closing = False  # set on the loop's side
         self._ending = False  # seen on the thread's side
@@ -134,7 +90,25 @@ class Database:
             else:
                 future.set_result(answer)
 
-        self._hand_over(_Job(operation, (item,), deliver))
+        self._hand_over(Job(operation, (item,), deliver))
+        return future
+
+    def submit_all(
+        self, operation: Operation[X, R], items: Sequence[X]
+    ) -> "asyncio.Future[list[R]]":
+        """Hand over several items; the future has all answers in order, or the first exception."""
+        future: asyncio.Future[list[R]] = self._loop.create_future()
+
+        def deliver(answers: list[Any]) -> None:
+            if future.done():
+                return
+            failed = next((answer for answer in answers if isinstance(answer, Exception)), None)
+            if failed is not None:
+                future.set_exception(failed)
+            else:
+                future.set_result(answers)
+
+        self.submit_many(operation, items, deliver)
         return future
 
     def submit_many(
@@ -145,9 +119,13 @@ class Database:
     ) -> None:
         """Hand over several items; ``callback`` gets all answers in order, exceptions for failed items."""
         if items:
-            self._hand_over(_Job(operation, items, callback))
+            self._hand_over(Job(operation, items, callback))
         else:
             self._loop.call_soon(callback, [])
+
+    def beside(self) -> "Database":
+        """Another thread with a connection of its own, under the same fence: nothing here keeps it waiting."""
+        return Database(self._engine, fence=self._fence, on_fenced=self._on_fenced)
 
     async def close(self, grace: float = 10.0) -> None:
         """Run what is waiting, give up after ``grace`` seconds on what cannot be recorded, end the thread."""
@@ -158,14 +136,14 @@ class Database:
         await asyncio.shield(self._closed)
         self._thread.join()
 
-    def _hand_over(self, job: _Job) -> None:
+    def _hand_over(self, job: Job) -> None:
         if self._closing:
             error = StoreUnavailable("the queue is being closed")
             self._loop.call_soon(job.deliver, [error] * len(job.items))
         else:
             self._inbox.put(job)
 
-    def _hand_back(self, finished: list[tuple[_Job, list[Any]]]) -> None:
+    def _hand_back(self, finished: list[tuple[Job, list[Any]]]) -> None:
         for job, answers in finished:
             try:
                 job.deliver(answers)
@@ -182,7 +160,10 @@ class Database:
         try:
             while not (self._ending and not self._waiting and not self._kept):
                 self._gather()
-                if self._reason:
+                if self._fenced:
+                    self._refuse([*self._kept, *self._take()], self._fenced)
+                    self._kept.clear()
+                elif self._reason:
                     self._try_again()
                 else:
                     groups = self._take()
@@ -213,21 +194,21 @@ class Database:
                 return
         time.sleep(_FIRST_PAUSE)
 
-    def _receive(self, job: _Job | None) -> None:
+    def _receive(self, job: Job | None) -> None:
         if job is None:
             self._ending = True
         else:
             self._waiting.append(job)
 
-    def _take(self) -> list[_Group]:
+    def _take(self) -> list[Group]:
         """The next transaction's worth of what is waiting."""
-        groups: dict[Operation[Any, Any], _Group] = {}
-        left, full = _MOST_ITEMS, deque[_Job]()
+        groups: dict[Operation[Any, Any], Group] = {}
+        left, full = _MOST_ITEMS, deque[Job]()
         while self._waiting and left:
             job = self._waiting.popleft()
             group = groups.get(job.operation)
             if group is None:
-                group = groups[job.operation] = _Group(job.operation)
+                group = groups[job.operation] = Group(job.operation)
             count = min(left, group.room(), len(job.items) - job.taken)
             if count:
                 group.take(job, count)
@@ -237,32 +218,39 @@ class Database:
         self._waiting.extendleft(reversed(full))
         return sorted(groups.values(), key=lambda group: group.operation.turn)
 
-    def _perform(self, groups: list[_Group]) -> None:
+    def _perform(self, groups: list[Group]) -> None:
         try:
             self._record(groups)
+        except Fenced as error:
+            self._lose(groups, error)
         except Exception as error:  # noqa: BLE001 - no item's fault, then: the store's
             self._suspend(groups, error)
         else:
             self._finish(groups)
 
-    def _record(self, groups: list[_Group]) -> None:
+    def _record(self, groups: list[Group]) -> None:
         """Run everything and commit; what it raises is the store's trouble."""
         try:
             self._transact(groups)
+        except Fenced:
+            raise
         except Exception as error:
             if faults.trouble(error):
                 raise
             self._undo()
             self._isolate(groups)
 
-    def _transact(self, groups: list[_Group]) -> None:
+    def _transact(self, groups: list[Group]) -> None:
         for last in (False, False, True):
+            self._committing = False
             connection = self._connected()
             try:
                 with connection.begin():
+                    self._ask_fence(connection, groups)
                     for group in groups:
                         group.answers = group.operation(connection, group.items)
                         assert len(group.answers) == len(group.items), group.operation
+                    self._committing = True
             except Exception as error:
                 if last or not faults.repeatable(error):
                     raise
@@ -270,15 +258,22 @@ class Database:
             else:
                 return
 
-    def _isolate(self, groups: list[_Group]) -> None:
+    def _ask_fence(self, connection: Connection, groups: list[Group]) -> None:
+        if self._fence is not None and any(group.operation.writes for group in groups):
+            self._fence(connection)
+
+    def _isolate(self, groups: list[Group]) -> None:
         """Something is wrong with an item: run each on its own inside one transaction."""
+        self._committing = False
         connection = self._connected()
         with connection.begin():
+            self._ask_fence(connection, groups)
             for group in groups:
                 group.answers = [_alone(connection, group.operation, item) for item in group.items]
+            self._committing = True
 
-    def _finish(self, groups: list[_Group]) -> None:
-        finished: list[tuple[_Job, list[Any]]] = []
+    def _finish(self, groups: list[Group]) -> None:
+        finished: list[tuple[Job, list[Any]]] = []
         for group in groups:
             start = 0
             for job, count in group.shares:
@@ -291,11 +286,24 @@ class Database:
 
     # -- trouble ---
 
-    def _suspend(self, groups: list[_Group], error: Exception) -> None:
-        """The store is in trouble: keep the facts, fail the rest."""
+    def _lose(self, groups: list[Group], error: Fenced) -> None:
+        """What was ours is somebody else's: nothing is written from now on."""
+        self._fenced, self._reason = str(error), ""
+        self._refuse(groups, self._fenced)
+        self._loop.call_soon_threadsafe(self._on_fenced)
+
+    def _suspend(self, groups: list[Group], error: Exception) -> None:
+        """The store is in trouble: keep the facts, fail the rest.
+
+        After a commit that lost its connection nobody knows whether it happened: what it wrote is handed in
+        again until the store has said so, which does nothing twice.
+        """
+        unsure = self._committing and faults.unanswered(error)
         reason = self._recover(error)
-        facts = [group for group in groups if group.operation.must]
-        others = [group for group in groups if not group.operation.must]
+        for group in groups:
+            group.must = group.must or (unsure and group.operation.writes)
+        facts = [group for group in groups if group.must]
+        others = [group for group in groups if not group.must]
         self._refuse(others, reason)
         if facts and others:
             # A transaction without the others may be small enough for what is left of the disk.
@@ -311,13 +319,17 @@ class Database:
 
     def _recover(self, error: Exception) -> str:
         """Make the connection good for another try; returns what is wrong, as a sentence."""
-        if faults.connection_usable(error):
-            self._undo()
-        else:
+        reason = faults.trouble(error) or f"the database failed: {error}"
+        if not faults.connection_usable(error):
             self._disconnect()
-        return faults.trouble(error) or f"the database failed: {error}"
+            return reason
+        self._undo()
+        if faults.locked(error):
+            with contextlib.suppress(Exception):  # to know more is not worth further trouble
+                reason = f"{reason}: {probe.blocker(self._connected())}".removesuffix(": ")
+        return reason
 
-    def _refuse(self, groups: list[_Group], reason: str) -> None:
+    def _refuse(self, groups: list[Group], reason: str) -> None:
         for group in groups:
             group.answers = [StoreUnavailable(reason)] * len(group.items)
         self._finish(groups)
@@ -328,13 +340,16 @@ class Database:
         self._kept = []
         while self._waiting:
             groups = self._take()
-            facts += [group for group in groups if group.operation.must]
-            others += [group for group in groups if not group.operation.must]
+            facts += [group for group in groups if group.must]
+            others += [group for group in groups if not group.must]
         try:
             if facts:
                 self._record(facts)
             else:
                 probe.write(self._connected())
+        except Fenced as error:
+            self._lose([*facts, *others], error)
+            return
         except Exception as error:  # noqa: BLE001 - no item's fault, then: the store's
             self._reason = self._recover(error)
             self._pause = min(_LONGEST_PAUSE, self._pause * 2)

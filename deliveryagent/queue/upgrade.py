@@ -2,8 +2,14 @@
 
 A new SQLite file gets the schema by itself; an older queue is changed only when somebody says so
 (``dagent db migrate``). Guarantees: all steps of one call are one transaction, so a kill in the middle changes
-nothing; a queue that a newer program has changed is refused with a clear word. Alembic is imported only when
+nothing; a queue that a newer program has changed is worked on if its schema says that programs of ours still
+may (``oldest_program`` in ``meta``), and refused with a clear word otherwise. Alembic is imported only when
 there is something to do.
+
+Old and new agents on one queue: a migration that only adds (tables, columns with defaults, indexes) leaves
+``oldest_program`` as it is; agents are then renewed one by one. One that takes away or changes the meaning of
+something sets ``oldest_program`` to its own revision, and comes a release after the last program that needed
+what it takes (expand, then contract).
 """
 
 from typing import TYPE_CHECKING
@@ -13,13 +19,16 @@ from sqlalchemy import Connection, Engine, inspect, select, text
 
 from deliveryagent.queue import faults
 from deliveryagent.queue.engine import StoreError
-from queue_schema import HEAD
+from deliveryagent.queue.moves import demand_unmarked
+from queue_schema import HEAD, functions
 from queue_schema.tables import meta
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
 _IDENTITY = select(meta.c.value).where(meta.c.name == "identity")
+_NO_LIMIT = text("SET LOCAL statement_timeout = 0")  # an index on a large table takes its time
+_OLDEST_PROGRAM = select(meta.c.value).where(meta.c.name == "oldest_program")
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -44,14 +53,18 @@ def current(engine: Engine) -> str:
 
 
 def plan(engine: Engine) -> list[Step]:
-    """The steps ``migrate`` would take, in order; raises ``StoreError`` for a newer schema."""
+    """The steps ``migrate`` would take, in order; raises ``StoreError`` for a schema too new for us.
+
+    None for a newer schema that is compatible: its own program has taken its steps.
+    """
     from alembic.script import ScriptDirectory  # noqa: PLC0415 - a quarter of a second
 
     have = current(engine)
     script = ScriptDirectory.from_config(_config(None))
     known = [step.revision for step in script.walk_revisions()]
     if have and have not in known:
-        raise _too_new(have)
+        _demand_compatible(engine, have)
+        return []
     steps = script.iterate_revisions("head", have or "base")
     return [Step(s.revision, (s.doc or "").strip()) for s in reversed(list(steps))]
 
@@ -64,16 +77,38 @@ def migrate(engine: Engine) -> list[Step]:
     if steps:
         try:
             with engine.begin() as connection:
+                if connection.dialect.name == "postgresql":
+                    connection.execute(_NO_LIMIT)
                 command.upgrade(_config(connection), "head")
         except Exception as error:
             raise _unusable(error) from error
     return steps
 
 
-def ensure(engine: Engine) -> bytes:
+def renew_functions(engine: Engine) -> bool:
+    """Install the SQL functions of this program where others or none are; whether anything was changed."""
+    if engine.dialect.name != "postgresql" or current(engine) != HEAD:
+        return False
+    with engine.begin() as connection:
+        changed = any(functions.differences(connection)) or not functions.role_is_ready(connection)
+        if changed:
+            functions.install(connection)
+    return changed
+
+
+def by_hand(engine: Engine) -> str:
+    """What somebody with more rights has to run before applications can enqueue; empty when nothing."""
+    if engine.dialect.name != "postgresql":
+        return ""
+    with engine.connect() as connection:
+        return "" if functions.role_is_ready(connection) else functions.BY_HAND
+
+
+def ensure(engine: Engine, *, copied: bool = False) -> bytes:
     """See to it that the store has our schema; returns the queue's identity (16 octets).
 
-    An empty SQLite file gets the schema; anything else that is not up to date raises ``StoreError``.
+    An empty SQLite file gets the schema; anything else that is not up to date raises ``StoreError``, as does
+    a queue that is copied, was, or is an incomplete copy, unless the caller is who copies it (``copied``).
     """
     have = current(engine)
     if not have and engine.dialect.name == "sqlite":
@@ -83,11 +118,14 @@ def ensure(engine: Engine) -> bytes:
             "the database has no queue yet", "run dagent db migrate once to create its tables"
         )
     elif have != HEAD:
-        if have > HEAD:
-            raise _too_new(have)
-        raise StoreError(
-            f"the queue has schema {have}, this program needs {HEAD}", "run dagent db migrate"
-        )
+        if have < HEAD:
+            raise StoreError(
+                f"the queue has schema {have}, this program needs {HEAD}", "run dagent db migrate"
+            )
+        _demand_compatible(engine, have)
+    if not copied:
+        with engine.connect() as connection:
+            demand_unmarked(connection)
     return identity(engine)
 
 
@@ -116,13 +154,19 @@ def _config(connection: Connection | None) -> "Config":
     return config
 
 
-def _too_new(have: str) -> StoreError:
-    return StoreError(
-        f"the queue has schema {have}, this program knows schemas up to {HEAD}",
-        "a newer deliveryagent has used this queue: install that version again",
-    )
+def _demand_compatible(engine: Engine, have: str) -> None:
+    """Raise ``StoreError`` unless the newer schema says that programs of ours may work with it."""
+    with engine.connect() as connection:
+        oldest = connection.scalar(_OLDEST_PROGRAM)
+    if oldest is None or bytes(oldest).decode() > HEAD:
+        raise StoreError(
+            f"the queue has schema {have}, this program knows schemas up to {HEAD}",
+            "a newer deliveryagent has used this queue: install that version again",
+        )
 
 
 def _unusable(error: Exception) -> Exception:
     reason = faults.trouble(error)
-    return StoreError(reason, "see dagent status, and the state of the disk") if reason else error
+    if isinstance(error, StoreError) or not reason:
+        return error
+    return StoreError(reason, "see that [queue] url is right, and the state of the database's disk")

@@ -64,29 +64,34 @@ class Connection(ReplyStream):
         self,
         talk: Generator[Step, Outcomes, T],
         *,
+        at: Step | None = None,
         content: bytes | AsyncIterable[bytes] = b"",
-        on_dot: Callable[[], None] | None = None,
+        on_dot: Callable[[], Failure | None] | None = None,
     ) -> T:
         """Hold a conversation and return what it came to.
 
-        ``content`` is in wire form: dots stuffed, ending in CRLF (``protocol.content``). A source that is
-        iterated asynchronously may raise ``ContentError``. ``on_dot`` is called before the final dot of a
-        message is written. Anything else that is raised (by them, by cancelling) ends the connection first.
+        ``at`` is the step it stands at, if it is under way. ``content`` is in wire form: dots stuffed,
+        ending in CRLF (``protocol.content``). A source that is iterated asynchronously may raise
+        ``ContentError``. ``on_dot`` is called before the final dot of a message is written; if it returns a
+        failure the dot is not written, the connection is cut, and the failure stands for the content.
+        Anything that is raised (by them, by cancelling) ends the connection first.
         """
         try:
-            step = next(talk)
+            step: Step = next(talk) if at is None else at
             while True:
                 match step:
                     case Flight():
-                        outcomes = self._speak(step.data) or await self.replies(step.stages)
-                    case Content() if isinstance(content, bytes) and len(content) <= HELD_LIMIT:
-                        outcomes = self._hold(content)
+                        outcomes = self.speak(step.data) or await self.replies(step.stages)
                     case Content():
-                        outcomes = await self._send(content)
+                        if isinstance(content, bytes) and len(content) <= HELD_LIMIT:
+                            outcomes = self._hold(content)
+                        else:
+                            outcomes = await self._send(content)
+                        if not outcomes and on_dot is not None and (veto := on_dot()) is not None:
+                            outcomes = (self.fail(veto),)
                     case Dot():
-                        if on_dot is not None and not step.lone:
-                            on_dot()
-                        self._end()
+                        self.end(self._held)
+                        self._held = b""
                         outcomes = await self.replies((Stage.DOT,) * step.replies, final=True)
                     case _:
                         assert_never(step)
@@ -144,7 +149,7 @@ class Connection(ReplyStream):
             return self._broken_handshake(Trouble.TLS_FAILED, text)
         try:
             transport = await self._clock.start_tls(
-                cast("asyncio.WriteTransport", self.transport),
+                self._out,
                 self,
                 context,
                 server_hostname=server_hostname,
@@ -160,7 +165,7 @@ class Connection(ReplyStream):
         if transport is None:
             text = f"TLS handshake with {self.label} failed: the connection was closed"
             return self._broken_handshake(Trouble.TLS_FAILED, text)
-        self.transport = transport
+        self.transport = self._out = transport
         self._over_tls = True
         self.tls = _facts(transport, context)
         self.transcript.happened(self.tls.summary())
@@ -171,18 +176,24 @@ class Connection(ReplyStream):
         self._trouble = None
         return self.fail(Failure(trouble, text))
 
-    def _speak(self, commands: bytes) -> Outcomes:
-        """Write commands, unless they could not be answered any more."""
+    def speak(self, commands: bytes) -> Outcomes:
+        """Write commands; or, if they could not be answered any more, say why."""
         if commands:
-            if self._trouble is not None or self._inbox or not self._parser.idle:
+            if not self.in_step:
                 return self._last_words()
             self.transcript.sent(commands)
-            cast("asyncio.WriteTransport", self.transport).write(commands)
+            self._out.write(commands)
         return ()
+
+    def end(self, content: bytes, ahead: bytes = b"") -> None:
+        """Write small content with its dot in one go, and commands of the next message behind it."""
+        if ahead:
+            self.transcript.sent(ahead)
+        self._out.write(b"".join((content, b".\r\n", ahead)))
 
     def _hold(self, content: bytes) -> Outcomes:
         """Keep small content for one write together with its dot."""
-        if self._trouble is not None or self._inbox or not self._parser.idle:
+        if not self.in_step:
             return self._cut_off()
         self._held = content
         return ()
@@ -209,14 +220,10 @@ class Connection(ReplyStream):
         """Write under the eye of the peer: it may refuse, leave, or stop reading for too long."""
         if self.closed_by_peer():
             return self._cut_off()
-        cast("asyncio.WriteTransport", self.transport).write(chunk)
+        self._out.write(chunk)
         if not self._writable:
             await self.wait((), self._limits[Stage.CONTENT])
         return self._cut_off() if self.closed_by_peer() else ()
-
-    def _end(self) -> None:
-        data, self._held = self._held + b".\r\n", b""
-        cast("asyncio.WriteTransport", self.transport).write(data)
 
     def _last_words(self) -> Outcomes:
         """What to make of a connection on which no command can be sent any more.

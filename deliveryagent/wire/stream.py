@@ -103,6 +103,11 @@ class ReplyStream(SMTPProtocol):
             or self.transport.is_closing()
         )
 
+    @property
+    def in_step(self) -> bool:
+        """Whether the peer has said what it was asked, and nothing else."""
+        return self._trouble is None and not self._inbox and self._parser.idle
+
     def close(self) -> None:
         """Close, letting what was written go out first. Safe to call at any time, more than once."""
         self._give_up(Failure(Trouble.LOST, "the connection was closed on our side"))
@@ -113,9 +118,14 @@ class ReplyStream(SMTPProtocol):
         """Close at once; octets not yet sent are dropped. Safe to call at any time, more than once."""
         self._give_up(Failure(Trouble.LOST, "the connection was closed on our side"))
         if self.transport is not None:
-            cast("asyncio.WriteTransport", self.transport).abort()
+            self._out.abort()
 
     # asyncio calls these
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The connection is there."""
+        super().connection_made(transport)
+        self._out = cast("asyncio.WriteTransport", transport)
 
     def data_received(self, data: bytes) -> None:
         """Parse what arrived; wake whoever waits when his replies are complete."""
@@ -194,6 +204,15 @@ class ReplyStream(SMTPProtocol):
                 raise SMTPServerDisconnected(outcome.text)
 
     # Connection calls these
+
+    def heard(self, count: int) -> Outcomes | None:
+        """What :meth:`replies` would give for so many stages, if they have all been answered already."""
+        inbox = self._inbox
+        if len(inbox) != count:
+            return None
+        outcomes = tuple(inbox)
+        inbox.clear()
+        return outcomes
 
     async def replies(self, stages: tuple[Stage, ...], *, final: bool = False) -> Outcomes:
         """Await one reply per stage; what came instead is told as ``protocol.dialogue`` has it.

@@ -39,6 +39,9 @@ class Transcript:
 
     def sent(self, data: bytes) -> None:
         """We wrote commands."""
+        if self._listener is None and not self._secret and data[:1] not in b"Aa":
+            self._entries.append((WE, _cut(data)))
+            return
         if self._secret:
             data = MASK
         elif data[:5].upper() == b"AUTH ":
@@ -50,6 +53,9 @@ class Transcript:
 
     def received(self, data: bytes) -> None:
         """The peer wrote octets."""
+        if self._listener is None and not self._secret:
+            self._entries.append((PEER, _cut(data)))
+            return
         if self._secret:
             self._answer = (self._answer + data)[-OCTETS_KEPT:]
             last = self._answer.removesuffix(b"\n").rpartition(b"\n")[2]
@@ -69,8 +75,7 @@ class Transcript:
         return found
 
     def _add(self, mark: str, data: bytes) -> None:
-        if len(data) > OCTETS_KEPT:
-            data = data[:OCTETS_KEPT] + b"...\n"
+        data = _cut(data)
         if mark is not PEER and not data.endswith(b"\n"):
             data += b"\n"
         if self._listener is None:
@@ -85,6 +90,10 @@ class Transcript:
             self._listener(line)
         for line in _lines(mark, data) if mark is not PEER else []:
             self._listener(line)
+
+
+def _cut(data: bytes) -> bytes:
+    return data if len(data) <= OCTETS_KEPT else data[:OCTETS_KEPT] + b"...\n"
 
 
 def _lines(mark: str, data: bytes) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from deliveryagent.agent import connections
 from deliveryagent.agent.connections import Connections
 from deliveryagent.agent.settings import ReuseSettings
 from tests.doubles.courier import until
@@ -17,13 +18,13 @@ class FakeSession:
     """A session that only remembers."""
 
     key: str = "a"
-    next_hop: str = "example.net"
+    site: str = "example.net"
     reuse: ReuseSettings = field(default_factory=ReuseSettings)
     opened: float = 0.0
     usable: bool = True
     left: int = 0
 
-    def leave(self) -> None:
+    def leave(self, *, heard: bool = False) -> None:
         self.left += 1
 
 
@@ -131,10 +132,10 @@ def test_their_number_is_limited() -> None:
     run(story)
 
 
-def test_the_sessions_of_one_next_hop_can_be_ended() -> None:
+def test_the_sessions_of_one_site_can_be_ended() -> None:
     async def story(kept: Connections, now: float) -> None:
         here = FakeSession(opened=now)
-        there = FakeSession(opened=now, next_hop="example.com")
+        there = FakeSession(opened=now, site="example.com")
         kept.put(here)
         kept.put(there)
         kept.release("example.net")
@@ -182,5 +183,22 @@ def test_a_detour_without_sessions_is_forgotten() -> None:
         assert kept.take(["primary"], "way") is None
         kept.put(FakeSession("backup", opened=now))
         assert kept.take(["primary"], "way") is None
+
+    run(story)
+
+
+def test_a_peer_that_could_not_bear_an_early_message_is_remembered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def story(kept: Connections, _: float) -> None:
+        kept.note_shy("a")
+        assert kept.shy("a")
+        assert not kept.shy("b")
+        for number in range(connections.SHY_KEPT):
+            kept.note_shy(number)
+        assert not kept.shy("a")  # the oldest make room
+        monkeypatch.setattr(connections, "SHY", 0.0)
+        kept.note_shy("c")
+        assert not kept.shy("c")
 
     run(story)

@@ -117,8 +117,7 @@ def test_a_held_recipient_without_a_reason() -> None:
     assert told(status=RecipientStatus.HELD, due=None).verdict == "ON HOLD until released."
 
 
-def test_a_site_s_pause_and_a_stopped_store() -> None:
-    assert told(site="mx.example.net", site_pause=Pause(NOW + 60)).verdict.startswith("PAUSED: The")
+def test_a_stopped_store() -> None:
     stopped = told(store_writable=False, store_trouble="disk full")
     assert stopped.verdict.startswith("STOPPED: Outcomes cannot be recorded")
     assert stopped.next_attempt is None

@@ -1,11 +1,13 @@
 """Frames survive any way the transport cuts or joins them."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from deliveryagent.agent import frames
 from deliveryagent.agent.frames import FrameError, FromWorker, Unframer
+from deliveryagent.mail.delivery import DeliveryResult, RecipientResult
 
 FRAMES: list[FromWorker] = [
     frames.Ready(17),
@@ -42,3 +44,27 @@ def test_whatever_is_no_frame_is_a_frame_error(body: bytes) -> None:
     except FrameError:
         return
     assert all(frame is not None for frame in heard)
+
+
+def results(count: int, text: str) -> list[DeliveryResult]:
+    return [
+        DeliveryResult(
+            number, 1, (RecipientResult(1, 1, "dot", 250, "2.0.0", text),), (), 1, "", 0.5, number
+        )
+        for number in range(count)
+    ]
+
+
+def test_encoded_results_read_like_results() -> None:
+    ended = results(3, "taken")
+    octets = frames.encode_results([msgspec.msgpack.encode(result) for result in ended])
+    assert octets == frames.encode([frames.Results(ended)])
+
+
+def test_many_large_results_go_in_several_frames() -> None:
+    ended = results(40, "x" * 100_000)
+    octets = frames.encode_results([msgspec.msgpack.encode(result) for result in ended])
+    heard = Unframer().feed(octets, frames.from_worker_decoder)
+    assert len(heard) > 1
+    told = [result for f in heard if isinstance(f, frames.Results) for result in f.results]
+    assert told == ended

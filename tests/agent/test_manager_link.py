@@ -4,8 +4,11 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable
 
+import msgspec
+
 from deliveryagent.agent import frames
-from deliveryagent.agent.manager_link import ManagerLink
+from deliveryagent.agent.manager_link import MANY_RESULTS, ManagerLink
+from deliveryagent.mail.delivery import DeliveryResult
 from tests.doubles.courier import until
 
 
@@ -75,6 +78,49 @@ def test_what_is_said_in_one_turn_arrives_in_order() -> None:
         await asyncio.sleep(0.01)
         received = list(frames.Unframer().feed(manager.recv(65536), frames.from_worker_decoder))
         assert received == beats
+
+    linked(story)
+
+
+def result(number: int) -> bytes:
+    return msgspec.msgpack.encode(DeliveryResult(number, 1, (), (), 1, "", 0.5, number))
+
+
+async def hear(manager: socket.socket) -> list[frames.FromWorker]:
+    """What was said in one write."""
+    octets = await asyncio.to_thread(manager.recv, 65536)
+    return frames.Unframer().feed(octets, frames.from_worker_decoder)
+
+
+def serials(heard: list[frames.FromWorker]) -> list[int]:
+    return [r.serial for f in heard if isinstance(f, frames.Results) for r in f.results]
+
+
+def test_results_that_others_follow_are_gathered_and_the_last_is_told_at_once() -> None:
+    async def story(link: ManagerLink, manager: socket.socket) -> None:
+        for number in range(5):
+            link.report(result(number), soon=False)
+            await asyncio.sleep(0)
+        link.report(result(5), soon=True)
+        heard = await hear(manager)
+        assert len(heard) == 1
+        assert serials(heard) == [0, 1, 2, 3, 4, 5]
+
+    linked(story)
+
+
+def test_gathered_results_do_not_wait_long() -> None:
+    async def story(link: ManagerLink, manager: socket.socket) -> None:
+        link.report(result(1), soon=False)
+        assert serials(await hear(manager)) == [1]
+        for number in range(MANY_RESULTS):
+            link.report(result(number), soon=False)
+        assert len(serials(await hear(manager))) == MANY_RESULTS
+        link.report(result(7), soon=False)
+        link.say(frames.Beat(0.5, 1))
+        heard = await hear(manager)
+        assert serials(heard) == [7]
+        assert frames.Beat(0.5, 1) in heard
 
     linked(story)
 

@@ -111,3 +111,25 @@ def test_domains_with_the_same_hosts_are_one_site() -> None:
         assert (await planner.site(parse_next_hops("nowhere.test")[0], client))[0] == ""
 
     run(story)
+
+
+def test_a_plan_is_known_as_long_as_the_answer_holds() -> None:
+    async def story(planner: Planner, clients: Clients) -> None:
+        (hop,) = parse_next_hops("example.net")
+        client = clients.of(-1, "smtp")
+        assert planner.known(hop, client) is None
+        plan = await planner.plan(hop, client)
+        assert isinstance(plan, Plan)
+        assert planner.known(hop, client) is plan
+        assert all(map(plan.leads_to, plan.keys()))
+        assert not plan.leads_to("elsewhere")
+        planner.clock = lambda: plan.until
+        assert planner.known(hop, client) is None
+        (nowhere,) = parse_next_hops("nowhere.test")
+        assert isinstance(await planner.plan(nowhere, client), Failure)
+        assert planner.known(nowhere, client) is None
+        (path,) = parse_next_hops("lmtp:unix:/run/x")
+        await planner.plan(path, clients.of(-1, "lmtp"))
+        assert planner.known(path, clients.of(-1, "lmtp")) is not None
+
+    run(story)

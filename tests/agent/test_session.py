@@ -223,7 +223,7 @@ def test_a_broken_connection_is_cut_without_a_word() -> None:
         chosen = client()
         session = await open_session(peer.endpoint, chosen.profile, NEVER)
         assert isinstance(session, Session)
-        session._connection.abort()
+        session.connection.abort()
         session.leave()
         assert not chosen.profile.goodbyes
 

@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from deliveryagent.agent import frames
@@ -20,7 +21,7 @@ from deliveryagent.agent.visit import Visit
 from deliveryagent.agent.worker import Worker
 from deliveryagent.agent.worker_settings import ClientSettings, LmtpSettings, WorkerSettings
 from deliveryagent.lab.nameserver import NameServer
-from deliveryagent.mail.delivery import DeliveryRequest, Verdict
+from deliveryagent.mail.delivery import DeliveryRequest, DeliveryResult, Verdict
 from deliveryagent.policy.targets import LoopSettings
 from deliveryagent.resolver.settings import ResolverSettings
 from deliveryagent.setting import parse_duration
@@ -186,17 +187,66 @@ def test_large_contents_are_fetched(journal: Path) -> None:
 def test_released_sessions_say_quit(journal: Path) -> None:
     async def story(worker: WorkerInside, port: int) -> None:
         async with ScriptedPeer(host=FIRST, port=port) as peer:
-            worker.say(frames.Deliver(numbered(1)))
+            worker.say(frames.Deliver(numbered(1, site="here")))
             await worker.result(1)
-            worker.say(frames.Release("other.test"))
-            worker.say(frames.Deliver(numbered(2)))
+            worker.say(frames.Release("there"))
+            worker.say(frames.Deliver(numbered(2, site="here")))
             await worker.result(2)
             assert len(peer.clients) == 1
-            worker.say(frames.Release("example.net"))
+            worker.say(frames.Release("here"))
             await until(lambda: "QUIT" in peer.verbs())
-            worker.say(frames.Deliver(numbered(3)))
+            assert frames.Released("here") in worker.heard
+            worker.say(frames.Deliver(numbered(3, site="here")))
             await worker.result(3)
             assert len(peer.clients) == 2
+
+    with_worker(story, journal)
+
+
+# -- how many at once ---
+
+
+def test_a_site_has_no_more_requests_running_than_there_is_room(journal: Path) -> None:
+    async def story(worker: WorkerProcess, port: int) -> None:
+        script: Script = {"DOT": Pause(0.01, "250 2.0.0 taken")}
+        async with ScriptedPeer(script, host=FIRST, port=port) as peer:
+            worker.say(frames.Room("here", 2))
+            worker.say(*(frames.Deliver(numbered(n, site="here")) for n in range(1, 41)))
+            await worker.until(lambda: len(worker.results) == 40)
+            assert set(verdicts(worker).values()) == {Verdict.DELIVERED}
+            assert len(peer.clients) == 2
+            assert len(peer.messages) == 40
+
+    with_process(story, journal)
+
+
+def test_without_room_the_unbegun_come_back_untried(journal: Path) -> None:
+    async def story(worker: WorkerInside, port: int) -> None:
+        async with ScriptedPeer({"MAIL": Stall()}, host=FIRST, port=port) as peer:
+            worker.say(frames.Room("here", 1), frames.Room("there", 1))
+            worker.say(*(frames.Deliver(numbered(n, site="here")) for n in (1, 2, 3)))
+            worker.say(*(frames.Deliver(numbered(n, site="there")) for n in (4, 5)))
+            await until(lambda: peer.verbs().count("MAIL") == 2)
+            worker.say(frames.Room("here", 0))
+            await worker.until(lambda: len(worker.results) == 2)
+            assert verdicts(worker) == {2: Verdict.RETURNED, 3: Verdict.RETURNED}
+            assert all(result.sequence == 0 for result in worker.results.values())
+            worker.say(frames.Drain(0.0))
+            await worker.until(lambda: len(worker.results) == 5)
+            assert set(verdicts(worker).values()) == {Verdict.RETURNED}
+
+    with_worker(story, journal)
+
+
+def test_a_raised_limit_begins_more_at_once(journal: Path) -> None:
+    async def story(worker: WorkerInside, port: int) -> None:
+        async with ScriptedPeer({"MAIL": Stall()}, host=FIRST, port=port) as peer:
+            worker.say(frames.Room("here", 1))
+            worker.say(*(frames.Deliver(numbered(n, site="here")) for n in range(1, 6)))
+            await until(lambda: peer.verbs().count("MAIL") == 1)
+            worker.say(frames.Room("here", 4))
+            await until(lambda: peer.verbs().count("MAIL") == 4)
+            assert not worker.results
 
     with_worker(story, journal)
 
@@ -391,8 +441,8 @@ def test_a_fault_in_one_delivery_ends_that_delivery_only(
         worker.hear(frames.Deliver(numbered(1, next_hop="[127.0.0.1]:1")))
         worker.hear(frames.Deliver(numbered(2, next_hop="discard:")))
         worker.hear(frames.Deliver(numbered(3, next_hop="[127.0.0.1]:1")))
-        await until(lambda: sum(isinstance(f, frames.Result) for f in link.said) == 3)
-        found = {f.result.serial: f.result for f in link.said if isinstance(f, frames.Result)}
+        await until(lambda: len(link.reported) == 3)
+        found = {result.serial: result for result in link.reported}
         first = found[1].recipients[0]
         assert (first.verdict, first.enhanced) == (Verdict.DEFERRED, "4.3.0")
         assert found[2].recipients[0].verdict == Verdict.DELIVERED
@@ -416,7 +466,7 @@ def test_work_that_was_not_begun_when_grace_ended_goes_back(journal: Path) -> No
         worker._cut()
         worker.hear(frames.Drain(60.0))
         await worker.over
-        (told,) = [f.result for f in link.said if isinstance(f, frames.Result)]
+        (told,) = link.reported
         assert told.recipients[0].verdict == Verdict.RETURNED
         assert read(journal, IDENTITY) == []
 
@@ -429,6 +479,10 @@ class FakeLink:
     def __init__(self) -> None:
         self.said: list[frames.FromWorker] = []
         self.say = self.said.append
+        self.reported: list[DeliveryResult] = []
+
+    def report(self, result: bytes, *, soon: bool = True) -> None:
+        self.reported.append(msgspec.msgpack.decode(result, type=DeliveryResult))
 
 
 def test_a_request_beyond_the_journals_slots_is_deferred(journal: Path) -> None:
@@ -438,7 +492,7 @@ def test_a_request_beyond_the_journals_slots_is_deferred(journal: Path) -> None:
         worker = Worker(settings, journal, cast("ManagerLink", link))
         crowd = request(*(f"r{n}@example.net" for n in range(2000)), next_hop="discard:")
         worker.hear(frames.Deliver(crowd))
-        (told,) = [f.result for f in link.said if isinstance(f, frames.Result)]
+        (told,) = link.reported
         assert {r.verdict for r in told.recipients} == {Verdict.DEFERRED}
 
     asyncio.run(run())

@@ -9,7 +9,7 @@ import socket
 import sqlite3
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 from functools import cache
 from pathlib import Path
@@ -21,13 +21,14 @@ from deliveryagent.intake.local_socket import LocalSocket
 from deliveryagent.intake.queue_door import QueueDoor
 from deliveryagent.intake.requests import SessionLimits
 from deliveryagent.intake.session import OpenOrder, Order
-from deliveryagent.intake.submit import Terms
+from deliveryagent.intake.submit import Taker, Terms
 from deliveryagent.mail.envelope import QueueId
 from deliveryagent.protocol.arrival import LimitSettings
-from deliveryagent.protocol.local import END_OF_CONTENT, SendRequest, chunk, encode_line
+from deliveryagent.protocol.local import END_OF_CONTENT, chunk, encode_line
+from deliveryagent.protocol.sending import SendRequest
 from deliveryagent.queue.engine import open_writer
 from deliveryagent.queue.ids import QueueIds
-from deliveryagent.queue.submissions import Answer, StagedPart, Submission
+from deliveryagent.queue.submissions import StagedPart, Submission
 from deliveryagent.queue.thread import Database, StoreUnavailable
 from deliveryagent.queue.upgrade import ensure
 
@@ -94,6 +95,7 @@ class Desk:
         self.gate.set()
         self.abandoned: list[int] = []
         self.submitted: list[Submission] = []
+        self.tasks: set[asyncio.Future[None]] = set()
 
     def new_id(self) -> QueueId:
         return self.door.new_id()
@@ -107,12 +109,18 @@ class Desk:
         self.abandoned.append(queue_id)
         await self.door.abandon(queue_id)
 
-    async def submit(self, submission: Submission) -> Answer:
-        self.submitted.append(submission)
+    def submit(self, submissions: Sequence[Submission], taker: Taker) -> None:
+        self.submitted += submissions
+        task = asyncio.ensure_future(self._submit(submissions, taker))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _submit(self, submissions: Sequence[Submission], taker: Taker) -> None:
         await self.gate.wait()
         if self.failure:
-            raise self.failure
-        return await self.door.submit(submission)
+            taker([self.failure] * len(submissions))
+        else:
+            self.door.submit(submissions, taker)
 
 
 class Office:

@@ -76,7 +76,7 @@ async def send(
     *,
     count: int = 1,
     content: bytes | AsyncIterable[bytes] = BODY,
-    on_dot: Callable[[], None] | None = None,
+    on_dot: Callable[[], Failure | None] | None = None,
     reset: bool = False,
 ) -> Exchange:
     """One transaction to that many recipients."""

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import tracemalloc
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,10 @@ import pytest
 
 from deliveryagent.intake.admission import Peer, SubmitSettings
 from deliveryagent.intake.requests import SessionLimits
-from deliveryagent.intake.submit import Terms
+from deliveryagent.intake.submit import Taker, Terms
 from deliveryagent.protocol.arrival import LimitSettings
 from deliveryagent.protocol.local import END_OF_CONTENT, ServiceError, chunk, encode_line
-from deliveryagent.queue.submissions import Accepted
+from deliveryagent.queue.submissions import Accepted, Submission
 from deliveryagent.setting import ByteSize
 from tests.doors.office import (
     LETTER,
@@ -136,12 +136,14 @@ def test_a_large_content_goes_to_the_store_part_by_part(tmp_path: Path) -> None:
 def test_a_large_content_is_never_whole_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def kept(_: Any) -> Accepted:
+    async def staged(_: Any) -> None:
         """The store is not what is measured here."""
-        return Accepted(1)
+
+    def kept(submissions: Sequence[Submission], taker: Taker) -> None:
+        taker([Accepted(1)] * len(submissions))
 
     async def scene(office: Office, caller: Caller) -> None:
-        monkeypatch.setattr(office.desk, "stage", kept)
+        monkeypatch.setattr(office.desk, "stage", staged)
         monkeypatch.setattr(office.desk.door, "submit", kept)
         line = chunk(b"0123456789abcde\n" * 4096)
         tracemalloc.start()

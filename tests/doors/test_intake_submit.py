@@ -7,10 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deliveryagent.intake.admission import Peer
-from deliveryagent.intake.submit import InternalError, Reception, Terms, parse_notify, told
+from deliveryagent.intake.envelope import Terms, parse_notify
+from deliveryagent.intake.submit import InternalError, Reception, told
 from deliveryagent.mail.envelope import DsnReturn, Notify, QueueId
 from deliveryagent.protocol.arrival import LimitSettings
-from deliveryagent.protocol.local import SendRequest, ServiceError
+from deliveryagent.protocol.local import ServiceError
+from deliveryagent.protocol.sending import SendRequest
 from deliveryagent.queue.submissions import StagedPart, Submission
 from deliveryagent.queue.thread import StoreUnavailable
 

@@ -85,7 +85,9 @@ def test_sqlite_errors_are_judged_by_their_primary_code(primary: int, extended: 
     [
         ("08006", "connection"),
         ("53100", "disk is full"),
-        ("53300", "short of resources"),
+        ("53200", "short of resources"),
+        ("53300", "too many connections"),
+        ("55P03", "locks what we need"),
         ("57P01", "stopped or interrupted"),
         ("25006", "only takes reads"),
         ("40P01", "repeat"),
@@ -99,7 +101,8 @@ def test_postgresql_errors_are_judged_by_their_state(state: str, trouble: str) -
     error = wrapped(original)
     assert trouble in faults.trouble(error)
     assert bool(trouble) == bool(faults.trouble(error))
-    assert faults.repeatable(error) == (state == "40P01") == faults.connection_usable(error)
+    assert faults.repeatable(error) == (state == "40P01")
+    assert faults.connection_usable(error) == (state in {"40P01", "53100", "55P03"})
 
 
 def test_other_errors_are_judged_by_their_kind() -> None:

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from sqlalchemy import Connection, event, text
 
-from deliveryagent.queue import claims, leases, submissions
+from deliveryagent.queue import claims, content, leases, submissions
 from deliveryagent.queue.claims import Claimed, Cursor, Fetch, GiveBack, Siblings, Take, rewound
 from tests.doubles.stores import AGENT, NOW, Store, letter, outcome
 
@@ -237,12 +237,12 @@ def test_what_a_dead_agent_owned_returns(store: Store) -> None:
     store.add(letter("x@a.example"), letter("x@b.example"))
     store.take(agent=1, limit=1)
     store.take(agent=2, limit=1)
-    store.do(leases.renew, leases.Renewal(2, NOW + 500))
-    assert store.do(leases.recover, leases.Recovery(NOW + 100, alone=False)) == 1
+    store.force("UPDATE agent SET lease_until = 1 WHERE id = 1")
+    assert store.do(leases.recover, leases.Recovery(alone=False)) == 1
     assert store.rows("SELECT id FROM agent") == [(2,)]
-    assert store.do(leases.recover, leases.Recovery(NOW + 100, alone=True)) == 1
+    assert store.do(leases.recover, leases.Recovery(alone=True)) == 1
     assert store.rows("SELECT name FROM destination WHERE ready IS NULL OR owner IS NOT NULL") == []
-    assert store.do(leases.renew, leases.Renewal(2, NOW + 500)) is False
+    assert store.do(leases.renew, leases.Renewal(agent=2, length=60)) == []
 
 
 def test_an_agent_that_ends_gives_everything_back(store: Store) -> None:
@@ -288,6 +288,30 @@ def test_contents_come_whole_and_byte_for_byte(store: Store) -> None:
     assert store.do(claims.contents, []) == {}
 
 
+def test_small_contents_come_with_their_recipients_as_far_as_there_is_room(store: Store) -> None:
+    sizes = {"a": 100, "b": 5000, "c": 300, "d": 300}
+    letters = [
+        letter(f"{name}@{host}.example", content=b"x" * size, arrival=NOW - 50 + place)
+        for host in ("one", "two")
+        for place, (name, size) in enumerate(sizes.items())
+    ]
+    store.add(*letters)
+    orders = [
+        Fetch(f"{host}.example", NOW, None, None, 10, largest=1000, octets=500)
+        for host in ("one", "two")
+    ]
+    for page in store.run(claims.fetch, *orders):
+        got = {
+            r.address[0]: len(page.contents[r.message_id])
+            for r in page.recipients
+            if r.message_id in page.contents
+        }
+        assert got == {"a": 100, "c": 300}
+        assert len(page.recipients) == 4
+    (plain,) = store.run(claims.fetch, Fetch("one.example", NOW, None, None, 10))
+    assert plain.contents == {}
+
+
 def test_a_part_that_is_not_there_is_none(store: Store) -> None:
     one = letter("x@a.example", content=b"\0ab")
     store.add(one)
@@ -303,9 +327,9 @@ def test_contents_are_read_one_by_one_where_joining_cuts_them(
 ) -> None:
     one, other = letter("x@a.example", content=b"a\0b"), letter("x@a.example", content=b"cd")
     sqlite_store.add(one, other)
-    answers = claims._first_parts.answers
+    answers = content._first_parts.answers
     monkeypatch.setattr(
-        claims._first_parts,
+        content._first_parts,
         "answers",
         lambda c, rows: [(lengths, data[:1]) for lengths, data in answers(c, rows)],
     )

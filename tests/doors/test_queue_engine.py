@@ -84,7 +84,7 @@ def test_a_writing_transaction_locks_at_its_begin(sqlite_store: Store) -> None:
 def test_reading_goes_on_while_somebody_writes(sqlite_store: Store) -> None:
     with sqlite_store.engine.begin() as connection:
         connection.execute(text("INSERT INTO arriving VALUES (1, 1.0)"))
-        assert sqlite_store.read(lambda c: c.execute(text("SELECT * FROM arriving")).all()) == []
+        assert sqlite_store.see(lambda c: c.execute(text("SELECT * FROM arriving")).all()) == []
 
 
 def test_a_new_file_is_readable_by_its_group_only(tmp_path: Path) -> None:

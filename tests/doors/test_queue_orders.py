@@ -160,14 +160,3 @@ def test_an_owner_is_told_of_a_resumption(store: Store) -> None:
     store.do(orders.pause, Pause(name="a.example", until=FOREVER, note="n", by="b"))
     store.do(orders.resume, Resume(name="a.example", now=NOW))
     assert [taken.name for taken in store.take()] == ["a.example"]
-
-
-def test_sites_are_paused_and_resumed_too(store: Store) -> None:
-    pause = Pause(name="s", until=NOW + 60, note="n", by="b", site=True, now=NOW)
-    assert store.do(orders.pause, pause) is True
-    assert store.rows("SELECT name, paused_until, pause_note, paused_by FROM site") == [
-        ("s", NOW + 60, "n", "b")
-    ]
-    resume = Resume(name="s", now=NOW, site=True)
-    assert store.run(orders.resume, resume, resume) == [True, False]
-    assert store.rows("SELECT paused_until, pause_note FROM site") == [(None, "")]

@@ -6,9 +6,10 @@ import psycopg
 import pytest
 from sqlalchemy.exc import DBAPIError
 
-from deliveryagent.queue import claims, outcomes
+from deliveryagent.queue import claims, outcomes, overdue
 from deliveryagent.queue.claims import GiveBack
-from deliveryagent.queue.outcomes import Aged, AgedRecipient, Expiry, HoldOrder, Warning_
+from deliveryagent.queue.outcomes import HoldOrder
+from deliveryagent.queue.overdue import Aged, AgedRecipient, Expiry, Warning_
 from tests.doubles.stores import AGENT, NOW, Store, letter, outcome, statuses
 
 
@@ -98,10 +99,18 @@ def test_a_final_state_never_changes(store: Store) -> None:
     late = outcome(claimed, "deferred", attempt=2)
     assert store.settle(late) == [False]
     assert store.run(
-        outcomes.expire, Expiry(message_id=one.queue_id, number=1, now=NOW, owed="")
+        overdue.expire,
+        Expiry(
+            message_id=one.queue_id,
+            number=1,
+            now=NOW,
+            destination="a.example",
+            agent=AGENT,
+            owed="",
+        ),
     ) == [False]
     assert store.do(outcomes.hold, HoldOrder(message_id=one.queue_id, now=NOW, text="t")) == 0
-    assert store.do(outcomes.warn, Warning_(one.queue_id, 1)) is False
+    assert store.do(overdue.warn, Warning_(one.queue_id, 1)) is False
     assert statuses(store, one) == ["delivered"]
 
 
@@ -162,7 +171,7 @@ def test_a_delay_report_stays_owed_through_a_deferral_and_ends_with_the_delivery
     one = letter("x@a.example")
     store.add(one)
     (claimed,) = store.claim()
-    assert store.run(outcomes.warn, Warning_(one.queue_id, 1), Warning_(one.queue_id, 1)) == [
+    assert store.run(overdue.warn, Warning_(one.queue_id, 1), Warning_(one.queue_id, 1)) == [
         True,
         False,
     ]
@@ -180,10 +189,18 @@ def test_a_recipient_expires_where_it_waits(store: Store) -> None:
     x = next(c for c in store.claim() if c.destination == "a.example")
     store.settle(outcome(x, "deferred"))
     expiries = [
-        Expiry(message_id=one.queue_id, number=1, now=NOW, owed=owed, text="the site is closed")
+        Expiry(
+            message_id=one.queue_id,
+            number=1,
+            now=NOW,
+            destination="a.example",
+            agent=AGENT,
+            owed=owed,
+            text="the site is closed",
+        )
         for one, owed in ((tried, "failure"), (untried, ""))
     ]
-    assert store.run(outcomes.expire, *expiries, expiries[0]) == [True, True, False]
+    assert store.run(overdue.expire, *expiries, expiries[0]) == [True, True, False]
     assert store.rows(
         "SELECT status, due, finished, owed, enhanced, note FROM recipient ORDER BY message_id"
     ) == [
@@ -197,7 +214,17 @@ def test_a_held_recipient_does_not_expire(store: Store) -> None:
     one = letter("x@a.example", hold=True)
     store.add(one)
     assert (
-        store.do(outcomes.expire, Expiry(message_id=one.queue_id, number=1, now=NOW, owed=""))
+        store.do(
+            overdue.expire,
+            Expiry(
+                message_id=one.queue_id,
+                number=1,
+                now=NOW,
+                destination="a.example",
+                agent=AGENT,
+                owed="",
+            ),
+        )
         is False
     )
 
@@ -208,8 +235,8 @@ def test_old_recipients_are_listed_in_the_order_of_arrival(store: Store) -> None
     done, young = letter("v@b.example"), letter("w@b.example", arrival=NOW)
     store.add(first, null, done, young)
     store.settle(outcome(done))
-    store.do(outcomes.warn, Warning_(first.queue_id, 2))
-    every = store.do(outcomes.aged, Aged(before=young.queue_id))
+    store.do(overdue.warn, Warning_(first.queue_id, 2))
+    every = store.do(overdue.aged, Aged(before=young.queue_id))
     assert [(r.message_id, r.number) for r in every] == [
         (first.queue_id, 1),
         (first.queue_id, 2),
@@ -218,10 +245,10 @@ def test_old_recipients_are_listed_in_the_order_of_arrival(store: Store) -> None
     assert every[0] == AgedRecipient(
         first.queue_id, 1, "queued", "a.example", 4, 0, "joe@example.org", "x@a.example"
     )
-    unwarned = store.do(outcomes.aged, Aged(before=young.queue_id, unwarned=True))
+    unwarned = store.do(overdue.aged, Aged(before=young.queue_id, unwarned=True))
     assert unwarned == every[:1]
     assert (
-        store.do(outcomes.aged, Aged(before=young.queue_id, after=(first.queue_id, 1), limit=1))
+        store.do(overdue.aged, Aged(before=young.queue_id, after=(first.queue_id, 1), limit=1))
         == every[1:2]
     )
 
@@ -284,11 +311,12 @@ def test_settling_and_dropping_content_read_by_index_only(sqlite_store: Store) -
     """However many recipients a message has, and however long the history is."""
     store = sqlite_store
     for statement, rows in (
+        (outcomes._deliver, 4),
         (outcomes._finish, 7),
         (outcomes._keep, 7),
         (outcomes._drop_content, 1),
         (outcomes._advance, 2),
-        (outcomes._expire, 6),
+        (overdue._expire, 6),
     ):
         with store.engine.connect() as connection:
             sql = statement._listed(connection.dialect, 4)

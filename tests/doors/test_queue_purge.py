@@ -99,22 +99,12 @@ def test_keys_idle_destinations_and_sites_go_with_a_complete_round(store: Store)
 # -- sites ---
 
 
-def test_a_window_is_remembered_and_leaves_a_pause_alone(store: Store) -> None:
-    store.do(orders.pause, orders.Pause(name="s", until=9e9, note="n", by="b", site=True, now=NOW))
+def test_a_window_is_remembered(store: Store) -> None:
     closed = SiteState(name="s", concurrency=0.0, closed_until=NOW + 300, reason="421", updated=NOW)
     opened = SiteState(name="s", concurrency=5.0, closed_until=None, reason="", updated=NOW + 1)
     other = SiteState(name="t", concurrency=2.5, closed_until=None, reason="", updated=NOW)
     store.run(sites.save, closed, other)
-    assert store.do(sites.load, None)[0] == SiteState(
-        name="s",
-        concurrency=0.0,
-        closed_until=NOW + 300,
-        reason="421",
-        updated=NOW,
-        paused_until=9e9,
-        pause_note="n",
-        paused_by="b",
-    )
+    assert store.do(sites.load, None) == [closed, other]
     store.run(sites.save, closed, opened)
     assert [state.closed_until for state in store.do(sites.load, None)] == [None, None]
 
@@ -125,9 +115,30 @@ def test_destinations_know_their_site_and_what_waits(store: Store) -> None:
         sites.destination_site, ("a.example", "one"), ("a.example", "two"), ("no.example", "x")
     )
     store.take()
-    a, b = store.read(sites.destinations)
+    a, b = store.see(sites.destinations)
     assert (a.name, a.site, a.owner, a.waiting, a.ready) == ("a.example", "two", 7, 2, None)
     assert (b.name, b.site, b.owner, b.waiting) == ("b.example", "", None, 0)
-    assert store.read(sites.destinations, after="a.example") == [b]
-    assert store.read(sites.one_destination, "b.example") == b
-    assert store.read(sites.one_destination, "c.example") is None
+    assert store.see(sites.destinations, after="a.example") == [b]
+    assert store.see(sites.one_destination, "b.example") == b
+    assert store.see(sites.one_destination, "c.example") is None
+
+
+def test_what_changed_of_sites_is_told_apart_by_time(store: Store) -> None:
+    old = SiteState(name="old", concurrency=5, closed_until=None, reason="", updated=NOW - 60)
+    new = SiteState(name="new", concurrency=2, closed_until=None, reason="421", updated=NOW)
+    store.run(sites.save, old, new)
+    assert store.run(sites.changed, NOW - 10, 0.0, NOW + 60) == [[new], [new, old], []]
+
+
+def test_a_site_that_another_agent_knows_is_reset_by_its_destination(store: Store) -> None:
+    store.add(letter("x@a.example"))
+    store.do(sites.destination_site, ("a.example", "mx"))
+    closed = SiteState(
+        name="mx", concurrency=0, closed_until=NOW + 300, reason="refused", updated=NOW
+    )
+    store.do(sites.save, closed)
+    assert store.run(
+        sites.reset, sites.SiteReset("a.example", NOW + 1), sites.SiteReset("b.example", NOW + 1)
+    ) == ["mx", ""]
+    (opened,) = store.do(sites.load, None)
+    assert (opened.closed_until, opened.reason, opened.updated) == (None, "", NOW + 1)

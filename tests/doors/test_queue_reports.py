@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import pytest
 
-from deliveryagent.queue import outcomes, reports
-from deliveryagent.queue.outcomes import Expiry, Warning_
+from deliveryagent.queue import overdue, reports
+from deliveryagent.queue.overdue import Expiry, Warning_
 from deliveryagent.queue.reports import OwedRecipient, Report, ReportFacts, Written
 from deliveryagent.queue.submissions import Submission
-from tests.doubles.stores import NOW, Store, letter, outcome
+from tests.doubles.stores import AGENT, NOW, Store, letter, outcome
 
 Compose = Callable[[ReportFacts], Submission | None]
 
@@ -117,7 +117,7 @@ def test_each_kind_is_a_report_of_its_own(store: Store) -> None:
     store.settle(
         outcome(x, "bounced", owed="failure"), outcome(z, owed="success"), outcome(y, "deferred")
     )
-    store.do(outcomes.warn, Warning_(one.queue_id, 2))
+    store.do(overdue.warn, Warning_(one.queue_id, 2))
     seen: list[ReportFacts] = []
     written = store.do(reports.write, Report(one.queue_id, composer(seen)))
     assert [(facts.kind, [r.number for r in facts.recipients]) for facts in seen] == [
@@ -134,7 +134,7 @@ def test_each_kind_is_a_report_of_its_own(store: Store) -> None:
         (None, delay),
         (success, None),
     ]
-    assert store.do(outcomes.warn, Warning_(one.queue_id, 2)) is False, "one warning is enough"
+    assert store.do(overdue.warn, Warning_(one.queue_id, 2)) is False, "one warning is enough"
     assert store.problems() == []
 
 
@@ -142,8 +142,16 @@ def test_what_expired_untried_says_why(store: Store) -> None:
     one = letter("x@a.example")
     store.add(one)
     store.do(
-        outcomes.expire,
-        Expiry(message_id=one.queue_id, number=1, now=NOW, owed="failure", text="site closed"),
+        overdue.expire,
+        Expiry(
+            message_id=one.queue_id,
+            number=1,
+            now=NOW,
+            destination="a.example",
+            agent=AGENT,
+            owed="failure",
+            text="site closed",
+        ),
     )
     seen: list[ReportFacts] = []
     store.do(reports.write, Report(one.queue_id, composer(seen)))

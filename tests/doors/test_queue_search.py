@@ -8,6 +8,7 @@ from sqlalchemy import event
 from deliveryagent.mail.envelope import format_queue_id
 from deliveryagent.queue import search
 from deliveryagent.queue.filters import Filter, FilterError, conditions
+from deliveryagent.queue.reader import Reader
 from deliveryagent.queue.search import Counts, ShapeRow
 from deliveryagent.queue.submissions import Submission
 from tests.doubles.stores import NOW, Store, letter, outcome
@@ -147,10 +148,9 @@ def test_nothing_anybody_writes_becomes_sql(wanted: Filter) -> None:
         found_conditions = conditions(wanted)
     except FilterError:
         return
-    for condition in found_conditions:
-        for written in (wanted.to, wanted.from_, wanted.domain):
-            if len(written) > 8:
-                assert written.lower() not in str(condition).lower()
+    for written in (wanted.to, wanted.from_, wanted.domain):
+        if len(written) > 8:
+            assert written.lower() not in found_conditions.text.lower()
 
 
 def test_a_filter_that_says_nothing_is_not_the_word_all() -> None:
@@ -290,5 +290,5 @@ def test_the_first_page_costs_nothing_of_the_history(sqlite_store: Store) -> Non
         connection.set_progress_handler(tick, 100)  # type: ignore[attr-defined]
 
     with sqlite_store.engine.connect() as connection:
-        assert len(search.find(connection, Filter(), 100)) == 10
+        assert len(search.find(Reader.over(connection), Filter(), 100)) == 10
     assert ticks < 30

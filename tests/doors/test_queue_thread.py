@@ -19,8 +19,9 @@ from deliveryagent.queue.claims import Take
 from deliveryagent.queue.engine import open_writer, store_file
 from deliveryagent.queue.operation import Operation, operation
 from deliveryagent.queue.outcomes import Settlement
+from deliveryagent.queue.single import execute
 from deliveryagent.queue.submissions import Accepted, Submission
-from deliveryagent.queue.thread import Database, StoreUnavailable, execute
+from deliveryagent.queue.thread import Database, StoreUnavailable
 from tests.doubles.stores import NOW, Store, letter, outcome
 
 T = TypeVar("T")
@@ -547,7 +548,7 @@ from tests.doubles.stores import NOW, letter, outcome
 
 async def work():
     database = Database(open_writer(sys.argv[1]))
-    await database.submit(leases.register, leases.Lease(7, "h", 1, NOW, NOW + 60))
+    await database.submit(leases.register, leases.Registration(agent=7, host="h", pid=1, started=NOW, length=60))
     async def one(n):
         for k in range(100000):
             to = (f"u{n}@d{n}.example", f"v{n}@a.example")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
@@ -18,7 +19,9 @@ from deliveryagent.queue import upgrade
 from deliveryagent.queue.engine import StoreError, open_writer
 from queue_schema import HEAD
 from queue_schema.tables import metadata
-from tests.doubles.stores import PostgresServer, Store
+from tests.doubles.stores import PostgresServer, Store, letter, outcome
+
+REVISIONS = [f"{number:04}" for number in range(1, int(HEAD) + 1)]
 
 
 def test_the_migrations_make_the_tables_the_program_knows(store: Store) -> None:
@@ -55,7 +58,7 @@ def test_the_stated_head_is_the_newest_migration() -> None:
 def test_a_new_file_gets_schema_and_identity(tmp_path: Path) -> None:
     engine = open_writer(f"sqlite:///{tmp_path}/queue.sqlite3")
     assert upgrade.current(engine) == ""
-    assert [step.revision for step in upgrade.plan(engine)] == ["0001"]
+    assert [step.revision for step in upgrade.plan(engine)] == REVISIONS
     identity = upgrade.ensure(engine)
     assert len(identity) == 16
     assert upgrade.ensure(engine) == upgrade.identity(engine) == identity
@@ -74,22 +77,72 @@ def test_two_queues_have_two_identities(tmp_path: Path) -> None:
 
 
 def test_a_database_server_is_changed_only_when_told(postgres_server: PostgresServer) -> None:
-    postgres_server._order("CREATE DATABASE bare")
+    postgres_server.order("CREATE DATABASE bare")
     engine = open_writer(str(postgres_server._server.get_uri("bare")))
     with pytest.raises(StoreError, match="no queue yet") as caught:
         upgrade.ensure(engine)
     assert "dagent db migrate" in caught.value.hint
-    assert [step.revision for step in upgrade.migrate(engine)] == ["0001"]
+    assert [step.revision for step in upgrade.migrate(engine)] == REVISIONS
     assert len(upgrade.ensure(engine)) == 16
     engine.dispose()
 
 
 def test_a_newer_schema_is_refused(store: Store) -> None:
     store.force("UPDATE alembic_version SET version_num = '9999'")
+    store.force("DELETE FROM meta WHERE name = 'oldest_program'")
     for step in (upgrade.ensure, upgrade.plan, upgrade.migrate):
-        with pytest.raises(StoreError, match=r"schema 9999.*up to 0001") as caught:
+        with pytest.raises(StoreError, match=rf"schema 9999.*up to {HEAD}") as caught:
             step(store.engine)
         assert "newer" in caught.value.hint
+
+
+def a_revision_ahead(store: Store, oldest_program: str) -> str:
+    """Make the schema one revision newer, for programs from ``oldest_program`` on; the newer revision."""
+    ahead = f"{int(HEAD) + 1:04}"
+    store.force("ALTER TABLE agent ADD COLUMN mood TEXT DEFAULT '' NOT NULL")
+    store.force("UPDATE alembic_version SET version_num = :ahead", ahead=ahead)
+    store.force(
+        "UPDATE meta SET value = :oldest WHERE name = 'oldest_program'",
+        oldest=oldest_program.encode(),
+    )
+    return ahead
+
+
+def test_a_newer_schema_that_says_it_is_compatible_is_worked_on(store: Store) -> None:
+    ahead = a_revision_ahead(store, oldest_program=HEAD)
+    assert len(upgrade.ensure(store.engine)) == 16
+    assert upgrade.plan(store.engine) == upgrade.migrate(store.engine) == []
+    assert upgrade.current(store.engine) == ahead
+    store.add(letter("x@a.example"))
+    (claimed,) = store.claim()
+    assert store.settle(outcome(claimed)) == [True]
+    assert store.problems() == []
+
+
+def test_a_newer_schema_that_needs_newer_programs_is_refused(store: Store) -> None:
+    ahead = a_revision_ahead(store, oldest_program=f"{int(HEAD) + 1:04}")
+    for step in (upgrade.ensure, upgrade.plan, upgrade.migrate):
+        with pytest.raises(StoreError, match=f"schema {ahead}.*up to {HEAD}"):
+            step(store.engine)
+
+
+def test_a_queue_of_the_first_schema_is_migrated_with_its_mail(tmp_path: Path) -> None:
+    engine = open_writer(f"sqlite:///{tmp_path}/queue.sqlite3")
+    with engine.begin() as connection:
+        command.upgrade(upgrade._config(connection), "0001")
+        for sql in (
+            "INSERT INTO agent (id, host, pid, started, lease_until) VALUES (5, 'h', 1, 0, 9e9)",
+            "INSERT INTO destination (name, owner) VALUES ('a.example', 5)",
+            "INSERT INTO site (name, concurrency, updated, paused_until) VALUES ('mx', 3, 7, 9e9)",
+        ):
+            connection.execute(text(sql))
+    upgrade.migrate(engine)
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM agent")).scalar() == 0
+        found = connection.execute(text("SELECT name, ready, owner FROM destination")).all()
+        assert found == [("a.example", 0.0, None)]
+        assert connection.execute(text("SELECT name, concurrency FROM site")).all() == [("mx", 3.0)]
+    engine.dispose()
 
 
 def test_an_older_schema_asks_for_the_migration(store: Store) -> None:

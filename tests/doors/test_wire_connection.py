@@ -25,6 +25,7 @@ from tests.doors.talks import (
     told,
 )
 from tests.doubles.scripted_peer import Close, Endless, Pause, Raw, Reset, ScriptedPeer, Stall
+from tests.protocol.messages import message, recipients
 
 LINE = b"x" * 70 + b"\r\n"
 BIG = LINE * (8_000_000 // len(LINE))
@@ -492,3 +493,43 @@ def test_a_thousand_recipients_and_a_slow_peer_do_not_lock_up(run: Run[None]) ->
 def test_stages_have_words_for_people() -> None:
     waited_for = set(Stage) - {Stage.ROUTE, Stage.RESOLVE, Stage.CONNECT}
     assert set(_DOING) == waited_for
+
+
+@both_loops
+def test_a_dot_that_must_not_be_is_not_written(run: Run[None]) -> None:
+    async def story() -> None:
+        veto = Failure(Trouble.SHUTDOWN, "too late")
+        async with ScriptedPeer() as peer:
+            async with introduced(peer) as (connection, capabilities):
+                exchange = await send(connection, capabilities, on_dot=lambda: veto)
+                assert connection.closed_by_peer()
+            assert told(exchange) == ["content shutdown"]
+            assert not exchange.dot_sent
+        assert peer.messages == []
+
+    run(story())
+
+
+@both_loops
+def test_what_follows_a_message_may_be_in_the_same_write(run: Run[None]) -> None:
+    async def story() -> None:
+        async with ScriptedPeer() as peer, introduced(peer) as (connection, capabilities):
+            people = recipients(1)
+            flight = dialogue.opening(message(recipients=people), capabilities)
+            assert connection.speak(flight) == ()
+            assert len(await connection.replies(dialogue.OPENING)) == 3
+            assert connection.in_step
+            connection.end(BODY, flight)
+            assert len(await connection.replies((Stage.DOT,), final=True)) == 1
+            early = await connection.replies(dialogue.OPENING)
+            assert dialogue.agreed(early)
+            assert connection.heard(3) is None
+            talk = dialogue.transaction(message(recipients=people), people, capabilities)
+            next(talk)
+            step = talk.send(early)
+            exchange = await connection.play(talk, at=step, content=BODY)
+            assert told(exchange) == ["dot 250"]
+            assert len(peer.messages) == 2
+            assert peer.segments[-2].endswith(b".\r\n" + flight)
+
+    run(story())

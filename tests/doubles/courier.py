@@ -23,10 +23,10 @@ from deliveryagent.agent import frames
 from deliveryagent.agent.clients import Clients
 from deliveryagent.agent.connections import Connections
 from deliveryagent.agent.delivery import Delivery
+from deliveryagent.agent.errand import Means
 from deliveryagent.agent.journal import Entry, Journal, read
 from deliveryagent.agent.parts import Parts
 from deliveryagent.agent.planner import Planner
-from deliveryagent.agent.visit import Means
 from deliveryagent.agent.worker_settings import ClientSettings, LmtpSettings, WorkerSettings
 from deliveryagent.lab.nameserver import NameServer
 from deliveryagent.mail.delivery import DeliveryRequest, DeliveryResult, RequestRecipient, Verdict

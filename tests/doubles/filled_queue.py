@@ -128,7 +128,7 @@ class FilledQueue:
 
     def pause(self, name: str, *, until: float = orders.FOREVER, note: str = "") -> None:
         """Pause a destination."""
-        order = orders.Pause(name=name, until=until, note=note, by="anna", now=self.now)
+        order = orders.Pause(name=name, until=until, note=note, by="anna")
         self.change(orders.pause, order)
 
     def close(self) -> None:

@@ -19,6 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar, cast
 
+import msgspec
+
 from deliveryagent.agent import frames
 from deliveryagent.agent.manager_link import ManagerLink
 from deliveryagent.agent.worker import Worker
@@ -62,7 +64,7 @@ class Ears:
     @property
     def results(self) -> dict[int, DeliveryResult]:
         """The results so far, by serial."""
-        found = [f.result for f in self.heard if isinstance(f, frames.Result)]
+        found = [r for f in self.heard if isinstance(f, frames.Results) for r in f.results]
         assert len({result.serial for result in found}) == len(found), "a request answered twice"
         return {result.serial: result for result in found}
 
@@ -73,8 +75,8 @@ class Ears:
             parts = self.contents.get(frame.queue_id, [])
             data = parts[frame.part] if frame.part < len(parts) else None
             self.say(frames.Part(frame.queue_id, frame.part, data))
-        elif isinstance(frame, frames.Result) and self.settles and frame.result.sequence:
-            self.say(frames.Settled(frame.result.sequence))
+        elif isinstance(frame, frames.Results) and self.settles:
+            self.say(frames.Settled(max(result.sequence for result in frame.results)))
         self._news.set()
 
 
@@ -120,6 +122,9 @@ class _Link:
 
     def __init__(self, ears: Ears) -> None:
         self.say = ears.hear
+
+    def report(self, result: bytes, *, soon: bool = True) -> None:
+        self.say(frames.Results([msgspec.msgpack.decode(result, type=DeliveryResult)]))
 
     def listen(self, _: Worker) -> None:
         return

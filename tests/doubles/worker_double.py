@@ -89,7 +89,9 @@ class WorkerDouble:
         self.delay = delay
         self.seen: list[DeliveryRequest] = []
         self.settled = 0
+        self.receipts = 0
         self.most = 0
+        self.lease = float("inf")
         self.site: Callable[[str], str] = lambda next_hop: f"site-of-{next_hop}"
         self._manager = manager
         self._sequence = 0
@@ -105,8 +107,11 @@ class WorkerDouble:
                 self.seen.append(frame.request)
                 self.most = max(self.most, self.in_flight)
                 loop.call_later(self.delay, self._answer, frame.request)
+            case frames.Release():
+                loop.call_soon(self._hear, frames.Released(frame.site))
             case frames.Settled():
                 self.settled = max(self.settled, frame.sequence)
+                self.receipts += 1
             case _:
                 return
 
@@ -115,7 +120,7 @@ class WorkerDouble:
         if result is not None:
             self._sequence += 1
             fields = {n: getattr(result, n) for n in DeliveryResult.__struct_fields__}
-            self._hear(frames.Result(DeliveryResult(**fields | {"sequence": self._sequence})))
+            self._hear(frames.Results([DeliveryResult(**fields | {"sequence": self._sequence})]))
 
     def _hear(self, frame: frames.FromWorker) -> None:
         self._manager.worker_said(self, frame)  # type: ignore[arg-type] # stands in for a Worker
@@ -126,3 +131,13 @@ class CrewDouble:
 
     def __init__(self, *workers: WorkerDouble) -> None:
         self.workers = list(workers)
+
+    @property
+    def everyone(self) -> set[WorkerDouble]:
+        """All workers."""
+        return set(self.workers)
+
+    def lease(self, until: float) -> None:
+        """Until when they may deliver."""
+        for worker in self.workers:
+            worker.lease = until

@@ -282,3 +282,21 @@ def test_a_site_that_only_asks_for_less_never_gets_more(
         slower = after(window, SLOW, busy=busy, now=now)
         assert slower.size <= window.size
         window = slower
+
+
+@given(
+    st.integers(0, 30).map(float),
+    st.integers(0, 25),
+    st.integers(0, 3),
+    st.integers(0, 3),
+    st.sampled_from([0.0, 5.0]),
+    st.integers(1, 25),
+)
+def test_success_changes_nothing_of_a_full_window(
+    size: float, limit: int, failures: int, settling: int, threshold: float, busy: int
+) -> None:
+    window = Window(size=size, failures=failures, settling=settling, threshold=threshold)
+    if concurrency.is_full(window, limit=limit):
+        assert after(window, Pressure.UP, busy=busy, limit=limit) is window
+    assert concurrency.is_full(Window(size=20.0), limit=20)
+    assert not concurrency.is_full(Window(size=20.0, failures=1), limit=20)

@@ -57,10 +57,22 @@ def test_nothing_keeps_a_due_recipient_of_an_open_site() -> None:
             "The destination example.org is paused by joe: a migration",
         ),
         (
-            {"site_pause": Pause(FOR_EVER)},
-            GateKind.PAUSED_SITE,
+            {"keeper": "the agent on b (process 7)", "draining": True, "room": 0},
+            GateKind.ELSEWHERE,
             None,
-            "The site mx.example.org is paused.",
+            "The agent on b (process 7) has example.org in hand.",
+        ),
+        (
+            {"slots_elsewhere": True, "room": 1},
+            GateKind.WINDOW_FULL,
+            None,
+            "The site mx.example.org gets all the deliveries it takes at once from other agents just now.",
+        ),
+        (
+            {"destination_pause": Pause(FOR_EVER)},
+            GateKind.PAUSED_DESTINATION,
+            None,
+            "The destination example.org is paused.",
         ),
         (
             {"closed_until": NOW + 30, "closed_reason": "connection\nrefused"},
@@ -109,7 +121,7 @@ def test_each_fact_shuts_its_gate(
 
 def test_a_pause_that_is_over_keeps_nothing() -> None:
     over = Pause(NOW - 1)
-    assert waiting(situation(destination_pause=over, site_pause=over)) == ()
+    assert waiting(situation(destination_pause=over)) == ()
 
 
 def test_all_shut_gates_are_named_what_a_person_must_change_first() -> None:
@@ -120,7 +132,6 @@ def test_all_shut_gates_are_named_what_a_person_must_change_first() -> None:
             store_writable=False,
             draining=True,
             destination_pause=Pause(FOR_EVER),
-            site_pause=Pause(NOW + 1),
             closed_until=NOW + 1,
             suspect_waiting=True,
         )
@@ -130,7 +141,6 @@ def test_all_shut_gates_are_named_what_a_person_must_change_first() -> None:
         GateKind.STORE_PAUSED,
         GateKind.DRAINING,
         GateKind.PAUSED_DESTINATION,
-        GateKind.PAUSED_SITE,
         GateKind.CLOSED_SITE,
         GateKind.SUSPECT,
     ]
@@ -144,7 +154,6 @@ SITUATIONS = st.builds(
     due=st.sampled_from([None, NOW - 1, NOW, NOW + 1]),
     note=st.text(max_size=5),
     destination_pause=PAUSES,
-    site_pause=PAUSES,
     closed_until=st.sampled_from([0.0, NOW - 1, NOW + 1]),
     closed_reason=st.text(max_size=5),
     room=st.none() | st.integers(-1, 2),
@@ -152,6 +161,8 @@ SITUATIONS = st.builds(
     active=st.booleans(),
     draining=st.booleans(),
     store_writable=st.booleans(),
+    keeper=st.sampled_from(["", "the agent on b"]),
+    slots_elsewhere=st.booleans(),
 )
 
 
@@ -164,12 +175,10 @@ def test_a_recipient_is_sent_exactly_when_no_gate_is_shut(facts: Situation) -> N
         and facts.due <= NOW
         and not (facts.active or facts.draining or facts.suspect_waiting)
         and facts.store_writable
-        and all(
-            pause is None or pause.until <= NOW
-            for pause in (facts.destination_pause, facts.site_pause)
-        )
+        and (facts.destination_pause is None or facts.destination_pause.until <= NOW)
         and facts.closed_until <= NOW
         and (facts.room is None or facts.room > 0)
+        and not (facts.keeper or facts.slots_elsewhere)
     )
     assert (gates == ()) is free
     assert len({gate.kind for gate in gates}) == len(gates)

@@ -11,8 +11,8 @@ from pathlib import Path
 import click
 import pytest
 
-from deliveryagent import __version__, cli
-from deliveryagent.cli import COMMANDS, root, run
+from deliveryagent import __version__
+from deliveryagent.cli import COMMANDS, program, root, run
 from deliveryagent.cli.command import (
     Command,
     Group,
@@ -83,7 +83,9 @@ def tree(monkeypatch: pytest.MonkeyPatch) -> None:
         "gone": Lazy("deliveryagent.cli.gone", "gone", "Gone."),
     }
     table["broken"] = Lazy(__name__, "ENV", "Broken.")
-    monkeypatch.setattr(cli, "root", LazyGroup("dagent", commands=table, examples=["dagent probe"]))
+    monkeypatch.setattr(
+        program, "root", LazyGroup("dagent", commands=table, examples=["dagent probe"])
+    )
 
 
 ENV = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
@@ -250,8 +252,10 @@ def test_every_kind_of_error_has_its_status(error: Exception, code: int, line: s
 
 
 def test_the_service_and_the_commands_mean_the_same_by_a_status() -> None:
-    for member in ExitCode:
-        assert ExitStatus[member.name].value == member.value
+    codes = {name: value for name, value in vars(ExitCode).items() if name.isupper()}
+    assert codes
+    for name, value in codes.items():
+        assert ExitStatus[name].value == value
     assert set(EXIT_MEANINGS) == set(ExitStatus)
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -22,6 +23,20 @@ from deliveryagent.cli.screen import (
     utc,
     width,
 )
+
+
+def test_a_long_table_appears_as_it_comes() -> None:
+    out, seen = io.StringIO(), []
+
+    def rows() -> Iterator[list[str]]:
+        for number in range(1000):
+            seen.append(len(out.getvalue()))
+            yield [str(number)]
+
+    Screen(out=out).table([Column("N")], rows())
+    assert seen[199] == 0
+    assert seen[250] > 200
+    assert out.getvalue().splitlines() == ["N", *map(str, range(1000))]
 
 
 class Terminal(io.StringIO):
@@ -157,7 +172,10 @@ def test_colour_repeats_what_a_word_says() -> None:
     assert Screen(color=True).paint("word", "plain") == "word"
 
 
-@given(st.recursive(st.text() | st.integers() | st.none(), lambda v: st.dictionaries(st.text(), v)))
+_VALUES = st.text() | st.integers() | st.none()
+
+
+@given(_VALUES | st.dictionaries(st.text(), _VALUES | st.dictionaries(st.text(), _VALUES)))
 def test_json_is_one_ascii_line(value: Any) -> None:
     out = io.StringIO()
     Screen(out=out).record(value)

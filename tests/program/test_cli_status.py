@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from deliveryagent.queue import leases
 from tests.doubles.dagent import Dagent
 from tests.doubles.filled_queue import STATUS, Answering, FilledQueue
 
@@ -153,6 +154,68 @@ def test_a_check_in_json(queue: FilledQueue, dagent: Dagent) -> None:
     assert (record["status"], record["reasons"]) == ("OK", [])
 
 
+# -- several agents ---
+
+
+def agent(queue: FilledQueue, number: int, *, length: float = 20.0, draining: bool = False) -> None:
+    """An agent of the queue, on a host of its own."""
+    one = leases.Registration(
+        agent=number,
+        host=f"host{number}",
+        pid=100 + number,
+        started=queue.now - 3700,
+        length=length,
+        version="0.1.0",
+    )
+    queue.change(leases.register, one)
+    renewal = leases.Renewal(
+        agent=number, length=length, draining=draining, destinations=12, waiting=40, in_flight=3
+    )
+    queue.change(leases.renew, renewal)
+
+
+def test_all_agents_of_a_queue_are_shown(queue: FilledQueue, dagent: Dagent) -> None:
+    agent(queue, 1)
+    agent(queue, 2, draining=True)
+    with Answering(queue.socket):
+        assert dagent("status") == 0
+        lines = [line for line in dagent.out.splitlines() if line.startswith("agent ")]
+        assert lines == [
+            "agent   host1 process 101, 0.1.0 up 1h1m, owns 12 destinations, 3 requests in flight",
+            "agent   host2 process 102, 0.1.0 up 1h1m, owns 12 destinations, 3 requests in flight, draining",
+        ]
+        (record,) = dagent.records("status")
+        assert dagent("status", "--check") == 0
+    first, second = record["agents"]
+    assert (first["host"], first["pid"], first["version"]) == ("host1", 101, "0.1.0")
+    assert (first["destinations"], first["waiting"], first["in_flight"]) == (12, 40, 3)
+    assert 0 < first["lease"] <= 20
+    assert first["started"].endswith("Z")
+    assert (first["draining"], second["draining"]) == (False, True)
+
+
+def test_one_agent_alone_needs_no_line(queue: FilledQueue, dagent: Dagent) -> None:
+    agent(queue, 1, length=leases.FOREVER)
+    with Answering(queue.socket):
+        dagent("status")
+        assert not any(line.startswith("agent ") for line in dagent.out.splitlines())
+        (record,) = dagent.records("status")
+    assert record["agents"][0]["lease"] is None
+
+
+@pytest.mark.parametrize(("silent", "level"), [(5.0, 1), (90.0, 2)])
+def test_a_silent_agent_is_complained_about(
+    queue: FilledQueue, dagent: Dagent, silent: float, level: int
+) -> None:
+    agent(queue, 1)
+    agent(queue, 2, length=-silent)
+    with Answering(queue.socket):
+        assert dagent("status", "--check") == level
+        assert "the agent on host2 (process 102) has not renewed its lease for" in dagent.out
+        dagent("status")
+    assert "silent: lease over for" in dagent.out
+
+
 # -- drain -----------------------------------------------------------------------------------------
 
 
@@ -179,4 +242,4 @@ def test_a_drain_gives_up_waiting_in_time(queue: FilledQueue, dagent: Dagent) ->
         assert dagent("drain", "--wait", "--timeout", "0.1") == 6
         assert dagent.out == "Draining: 2 deliveries still in flight.\n"
         (record,) = dagent.records("drain")
-    assert record == {"draining": True, "active": 2}
+    assert record == {"draining": True, "active": 2, "destinations": 0}

@@ -61,7 +61,7 @@ def test_an_empty_file_is_a_configuration(setting: Setting) -> None:
 
 
 def test_without_any_file_the_defaults_apply(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deliveryagent.config.sources.DEFAULT_FILE", "/nonexistent/file")
+    monkeypatch.setattr("deliveryagent.config.location.DEFAULT_FILE", "/nonexistent/file")
     assert load(environ={}, hostname=lambda: "a.example").smtp.port == 25
 
 
@@ -311,7 +311,7 @@ def setting_file(setting: Setting) -> Path:
 
 
 def test_without_a_file_the_check_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deliveryagent.config.sources.DEFAULT_FILE", "/nonexistent/file")
+    monkeypatch.setattr("deliveryagent.config.location.DEFAULT_FILE", "/nonexistent/file")
     loaded = load_with_origins(environ={}, hostname=lambda: "a.example")
     assert "there is no configuration file" in warnings(loaded)
 

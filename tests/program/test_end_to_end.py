@@ -1,6 +1,7 @@
 """The main job through the whole program: hand over, deliver, retry, report, look, act."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from flufl.bounce import scan_message
 from deliveryagent import Client
 from deliveryagent.lab.arrivals import Arrival
 from deliveryagent.lab.playground import Playground
+from tests.doubles.stores import PostgresServer
 from tests.program.whole_agent import ROOT, Background, WholeAgent, eventually, letter
 
 SENDER = "you@home.test"
@@ -57,8 +59,10 @@ class World:
         return {recipient["address"]: recipient for recipient in message["recipients"]}
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def world(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[World]:
     directory = tmp_path_factory.mktemp("lab")
     reports: dict[str, bytes] = {}
 
@@ -69,12 +73,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     def open_lab() -> Playground:
         return Playground(directory, clock=time.monotonic, notify=notify, backoff="1s")
 
-    with (
-        Background(open_lab) as lab,
-        WholeAgent(directory, lab.config_path) as agent,
-        agent.serving(),
-    ):
-        yield World(lab, agent, reports)
+    with Background(open_lab) as lab:
+        if request.param == "postgresql":
+            server: PostgresServer = request.getfixturevalue("postgres_server")
+            text = lab.config_path.read_text("utf-8")
+            (url,) = re.findall(r'url = "(sqlite:.*)"', text)
+            lab.config_path.write_text(text.replace(url, server.fresh()), "utf-8")
+        with WholeAgent(directory, lab.config_path) as agent, agent.serving():
+            yield World(lab, agent, reports)
 
 
 def test_a_message_is_delivered_at_once_with_what_it_needs(world: World) -> None:

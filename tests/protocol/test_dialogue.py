@@ -1,7 +1,7 @@
 """The conversation: every recipient gets exactly one answer, and only the dot delivers."""
 
 from collections.abc import Generator, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
@@ -479,3 +479,58 @@ def test_a_rehearsal_asks_and_sends_nothing() -> None:
     exchange, _ = play(dialogue.rehearsal(message(), recipients(), ALL), (OK,), (OK,))
     assert told(exchange) == ["rcpt 250"]
     assert exchange.needs_reset
+
+
+# The short way of most messages
+
+
+CODES = st.sampled_from([200, 250, 251, 300, 354, 421, 450, 503, 550])
+REPLIES = st.builds(SmtpReply, CODES, st.just(""), st.just("x"))
+
+
+@given(
+    st.lists(REPLIES, max_size=4).flatmap(
+        lambda replies: st.sampled_from([tuple(replies), (*replies[:3], LOST)])
+    )
+)
+def test_an_answer_is_an_agreement_just_where_the_content_comes_next(outcomes: Outcomes) -> None:
+    if not outcomes:
+        return
+    request = message(recipients=recipients(1))
+    talk = dialogue.transaction(request, request.recipients, ALL)
+    first = next(talk)
+    assert isinstance(first, Flight)
+    assert first.data == dialogue.opening(request, ALL)
+    assert first.stages == dialogue.OPENING
+    try:
+        goes_on = isinstance(talk.send(outcomes), Content)
+    except StopIteration:
+        goes_on = False
+    assert dialogue.agreed(outcomes) == goes_on
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {}, {"size": 20_000_000}, {"eightbit": True}, {"utf8": True}, {"sender": ""}, {"ret": "HDRS"},
+        {"sender": "ä@example.org"}, {"sender": "a b@example.org"}, {"envid": "x"},
+        {"sender": "a" * 3000 + "@example.org"}, {"recipients": recipients(2)}, {"recipients": ()},
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "peer",
+    [
+        ALL,
+        PLAIN,
+        msgspec.structs.replace(ALL, size=False),
+        msgspec.structs.replace(ALL, size_limit=50),
+    ],
+)
+def test_an_opening_is_what_the_dialogue_says_first_or_nothing(
+    facts: dict[str, Any], peer: Capabilities
+) -> None:
+    request = message(**facts)
+    opening = dialogue.opening(request, peer)
+    first = next(dialogue.transaction(request, request.recipients, peer), None)
+    whole = isinstance(first, Flight) and first.stages == dialogue.OPENING
+    assert opening == (first.data if whole and isinstance(first, Flight) else b"")

@@ -1,0 +1,98 @@
+"""The dispatch wheel: requests leave for the workers, as far as the windows of their sites allow.
+
+A worker is told how many requests of a site may run there before it gets the first of them, and whenever that
+changes. Guarantees: everything that may go goes at once, each request to one worker. Never waits, never
+decides whose turn it is: that is ``agent.schedule``.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from deliveryagent.agent import frames
+from deliveryagent.agent.active import Batch, Destination
+from deliveryagent.agent.allotment import first_place
+from deliveryagent.agent.crew import Worker
+from deliveryagent.agent.schedule import Schedule
+from deliveryagent.mail.delivery import DeliveryRequest, RequestRecipient
+from deliveryagent.mail.envelope import arrival_of
+
+
+def ready(workers: Iterable[Worker]) -> dict[int, Worker]:
+    """Those that take requests, by their places."""
+    return {worker.index: worker for worker in workers if worker.ready and not worker.draining}
+
+
+def first_worker(site: str, workers: Iterable[Worker]) -> Worker | None:
+    """The one that has, or will have, the first sessions to a site; None when none is ready."""
+    places = ready(workers)
+    return places[first_place(site, tuple(places))] if places else None
+
+
+def divide(
+    schedule: Schedule, workers: Iterable[Worker], now: float, *, stopped: bool
+) -> dict[int, Worker]:
+    """Tell workers what changed about their limits; returns those that take requests.
+
+    ``stopped``: nothing is to begin now, and what workers have not begun comes back.
+    """
+    places = {} if stopped else ready(workers)
+    schedule.staff(tuple(places))
+    schedule.redivide(now)
+    _tell(schedule, {worker.index: worker for worker in workers if worker.ready})
+    return places
+
+
+def hand_out(
+    schedule: Schedule, places: Mapping[int, Worker], now: float
+) -> tuple[set[Destination], int]:
+    """Hand out everything that may go; returns whose it was, and the octets of content that went along."""
+    touched: set[Destination] = set()
+    octets = 0
+    for batch in schedule.next_batches(now):
+        if schedule.rooms:
+            _tell(schedule, places)
+        worker = places[batch.place]
+        worker.in_flight += 1
+        request = _request(batch)
+        if request.content:
+            octets += len(request.content)
+        worker.say(frames.Deliver(request))
+        touched.add(batch.lane.destination)
+    return touched, octets
+
+
+def _tell(schedule: Schedule, places: Mapping[int, Worker]) -> None:
+    rooms, schedule.rooms = schedule.rooms, []
+    for place, site, limit in rooms:
+        if place in places:
+            places[place].say(frames.Room(site, limit))
+
+
+def _request(batch: Batch) -> DeliveryRequest:
+    """What the worker gets; a content goes along once, and is no longer kept here."""
+    first, lane = batch.recipients[0], batch.lane
+    assert lane.site is not None
+    content, batch.content = batch.content, None
+    recipients = [
+        RequestRecipient(one.number, one.address, one.attempts + 1, one.notify, one.orcpt)
+        for one in batch.recipients
+    ]
+    return DeliveryRequest(
+        serial=batch.serial,
+        queue_id=first.message_id,
+        sender=first.sender,
+        recipients=tuple(recipients),
+        domain=first.destination,
+        next_hop=lane.next_hop,
+        route=lane.route,
+        size=first.size,
+        dotted=first.dotted,
+        eightbit=first.eightbit,
+        utf8=first.utf8,
+        long_lines=first.long_lines,
+        ret=first.ret,
+        envid=first.envid,
+        arrival=arrival_of(first.message_id),
+        due=first.due,
+        content=content,
+        site=lane.site.name,
+    )

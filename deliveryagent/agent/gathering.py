@@ -1,0 +1,95 @@
+"""Recipients on their way into the active set, sorted by lane and message.
+
+Guarantees: nobody gets in who is there already; a recipient is in one group. Never touches the store.
+"""
+
+from collections.abc import Iterable
+
+from deliveryagent.agent.active import Destination, Lane
+from deliveryagent.agent.schedule import Schedule
+from deliveryagent.mail.address import destination_of
+from deliveryagent.policy.routing import Router
+from deliveryagent.queue.lines import Claimed
+from deliveryagent.queue.submissions import Submission
+
+Groups = dict[tuple[Lane, int], list[Claimed]]
+
+
+def group(
+    schedule: Schedule, destination: Destination, recipients: Iterable[Claimed], groups: Groups
+) -> None:
+    """Sort recipients of a destination that are not in memory yet by lane and message."""
+    router, active = schedule.rules.router, schedule.active
+    usual = router.by_domain(destination.name)
+    lane = None
+    for recipient in recipients:
+        if (recipient.message_id, recipient.number) in active:
+            continue
+        if usual is None or lane is None:
+            routed = usual or router.route(recipient.address, recipient.destination)
+            lane = schedule.lane(destination, routed.next_hop, routed.index)
+        found = groups.get((lane, recipient.message_id))
+        if found is None:
+            groups[lane, recipient.message_id] = [recipient]
+        else:
+            found.append(recipient)
+
+
+def shared(groups: Groups) -> set[int]:
+    """Messages that may have recipients at other destinations which go the same way."""
+    return {
+        message_id
+        for (lane, message_id), recipients in groups.items()
+        if recipients[0].recipient_count > 1 and lane.next_hop != lane.destination.name
+    }
+
+
+def join(schedule: Schedule, groups: Groups, siblings: Iterable[Claimed]) -> None:
+    """A next hop that several destinations share gets all recipients of a message at once."""
+    router: Router = schedule.rules.router
+    for recipient in siblings:
+        routed = router.route(recipient.address, recipient.destination)
+        lanes = [
+            members
+            for (lane, message_id), members in groups.items()
+            if message_id == recipient.message_id
+            and (lane.next_hop, lane.route) == (routed.next_hop, routed.index)
+        ]
+        if not lanes or (recipient.message_id, recipient.number) in schedule.active:
+            continue
+        for members in lanes[1:]:
+            members[:] = [one for one in members if one.number != recipient.number]
+        if all(one.number != recipient.number for one in lanes[0]):
+            lanes[0].append(recipient)
+
+
+def newcomer(submission: Submission, now: float) -> Claimed | None:
+    """The recipient of a new message as the store has it; None unless there is just one, due now."""
+    envelope, facts = submission.envelope, submission.facts
+    due = max(submission.arrival, envelope.not_before)
+    if len(envelope.recipients) != 1 or envelope.hold or due > now:
+        return None
+    new = envelope.recipients[0]
+    return Claimed(
+        message_id=submission.queue_id,
+        number=1,
+        address=new.address,
+        destination=destination_of(new.address),
+        bulk=False,
+        attempts=0,
+        due=due,
+        notify=int(new.notify),
+        orcpt=new.orcpt,
+        warned=None,
+        sender=envelope.sender,
+        size=facts.size,
+        dotted=facts.dotted,
+        eightbit=facts.eightbit,
+        utf8=facts.utf8_headers,
+        long_lines=facts.long_lines,
+        ret=envelope.ret.value,
+        envid=envelope.envid,
+        recipient_count=1,
+        crashes=0,
+        not_before=envelope.not_before,
+    )

@@ -1,0 +1,38 @@
+"""What an application may say of a message it hands over, and how it may hold its content.
+
+Types only; what is done with them stands in :mod:`deliveryagent.intake.outgoing`. Never imported by
+what must start fast.
+"""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Protocol, TypedDict
+
+
+class Readable(Protocol):
+    """A binary file that can be read again from where it stands."""
+
+    def read(self, size: int = ..., /) -> bytes: ...
+    def seek(self, offset: int, /) -> int: ...
+    def tell(self) -> int: ...
+
+
+class Wishes(TypedDict, total=False):
+    """What may be said of a message besides sender, recipients and content.
+
+    ``key``: sent again with the same key, sender, recipients and content, it is the same message.
+    ``at``: not before this moment (an aware ``datetime``, or seconds since the epoch). ``tags``:
+    names and values that are kept with it. ``dsn``: the reports wanted, ``"never"`` or some of
+    ``success``, ``failure``, ``delay``; ``ret``: what a report returns, ``"full"`` or ``"hdrs"``;
+    ``envid``: an identifier for reports. ``hold``: keep it until it is released. ``from_headers``:
+    take recipients from To, Cc and Bcc as well.
+    """
+
+    key: str | None
+    at: datetime | float | None
+    tags: Mapping[str, str] | None
+    dsn: str | Iterable[str] | None
+    ret: str | None
+    envid: str | None
+    hold: bool
+    from_headers: bool

@@ -1,0 +1,97 @@
+"""The course of an order on recipients: step after step, and asking other agents for what they own.
+
+A course is a generator that says what to do next and is told how it went, so that it runs the same in the
+service, where the database thread does it, and in a command that works on the queue itself. Each step is a
+transaction of its own.
+
+Guarantees: what other agents own is asked back before it is changed; what they do not give back in time, as it
+is in flight there, is left alone and counted as such.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Generator
+from typing import Any, NamedTuple
+
+import msgspec
+
+from deliveryagent.queue import orders, recalls
+from deliveryagent.queue.operation import Operation
+from deliveryagent.queue.orders import Order, OrderResult
+
+PATIENCE = 5.0
+"""Seconds that other agents get to end what they have in flight."""
+
+_PAUSE = 0.1
+
+
+class Tally(msgspec.Struct, kw_only=True):
+    """What an order did or would do so far. ``bytes`` is the size of the messages, ``sample`` some of their
+    ids, ``owing`` messages that owe a report now.
+    """
+
+    messages: int = 0
+    recipients: int = 0
+    skipped_active: int = 0
+    bytes: int = 0
+    sample: list[int] = []
+    owing: list[int] = []
+
+
+class Do(NamedTuple):
+    """Run an operation on an item, in a transaction of its own; its answer is sent back."""
+
+    operation: Operation[Any, Any]
+    item: Any
+
+
+class Wait(NamedTuple):
+    """Let some seconds pass."""
+
+    seconds: float
+
+
+Course = Generator[Do | Wait, Any, dict[str, int]]
+
+
+def first(order: Order, tally: Tally, skip: Callable[[], Collection[tuple[int, int]]]) -> Course:
+    """Carry out an order where nobody else is concerned; returns what other agents own, and how much of it.
+
+    ``skip`` says which recipients are in flight here.
+    """
+    foreign: Counter[str] = Counter()
+    after: tuple[int, int] | None = (0, 0)
+    while after is not None:
+        step = msgspec.structs.replace(order, after=after, skip=frozenset(skip()))
+        done: OrderResult = yield Do(orders.order, step)
+        tally.messages += done.messages
+        tally.recipients += done.recipients
+        tally.skipped_active += done.skipped_active
+        tally.bytes += done.bytes
+        tally.sample += done.sample
+        tally.owing += done.owing
+        foreign.update(done.foreign)
+        after = done.next
+    return foreign
+
+
+def rest(
+    order: Order,
+    tally: Tally,
+    skip: Callable[[], Collection[tuple[int, int]]],
+    *,
+    foreign: dict[str, int],
+    clock: Callable[[], float],
+) -> Course:
+    """Ask other agents for what they own, and carry the order out there as they give it back."""
+    if not foreign:
+        return {}
+    names = sorted(foreign)
+    yield Do(recalls.ask, names)
+    until = clock() + PATIENCE
+    while foreign and clock() < until:
+        yield Wait(_PAUSE)
+        order = msgspec.structs.replace(order, only=tuple(sorted(foreign)))
+        foreign = yield from first(order, tally, skip)
+    yield Do(recalls.end, names)
+    tally.skipped_active += sum(foreign.values())
+    return foreign
