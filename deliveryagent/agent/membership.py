@@ -40,6 +40,7 @@ SURPLUS = 100
 
 _ROUNDS = 4  # per lease
 _BREATH = 0.1  # seconds between two looks that news cause
+_SECOND_LOOK = 0.5  # seconds
 _LONG_AGO = 1e9
 _RETRY = 0.5  # seconds until a renewal that failed is tried again
 
@@ -195,6 +196,8 @@ class Membership:
         patient = monotonic() < self._back_since + self._lease / 2
         if any(one.left < 0 for one in self.others) and not patient:
             await self._ledger.submit(leases.recover, Recovery(alone=False))
+            # One that stood still in the middle of a transaction is taken over at the second look.
+            self._loop.call_later(_SECOND_LOOK, self.heard, frozenset({"shares"}))
         sharing = any(one.sharing for one in members if one.agent == self._agent)
         if self.others and not sharing:
             await self.slots.join()

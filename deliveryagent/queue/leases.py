@@ -8,7 +8,9 @@ its destinations and slots, and deletes it, all in one transaction; an agent hol
 during every transaction that writes (``fence``). So either the old agent's outcome is committed before
 somebody else reads the recipient, or it is refused. The time of the lease, by the clock of the database
 alone, only says when others may do that: an agent that finds its row still there has lost nothing, however
-late it comes to renew.
+late it comes to renew. One that was stopped in the middle of a transaction would hold its lock for as long as
+it stands still: an advisory lock that goes with the fence tells which session that is, and whoever takes over
+ends it.
 
 Guarantees: a destination given back is ready as soon as something of it is due; an agent that was taken for
 dead writes nothing any more. Never touches recipients.
@@ -30,6 +32,7 @@ from sqlalchemy import (
     literal,
     null,
     select,
+    text,
     update,
 )
 from sqlalchemy.ext.compiler import compiles
@@ -133,10 +136,23 @@ _leave = delete(agent).where(agent.c.id.in_(_ids))
 _lock = select(func.pg_advisory_xact_lock(_REGISTER_LOCK))
 _others = select(func.count()).where(agent.c.id != bindparam("agent"))
 _stop_sharing = update(agent).values(sharing=False).where(agent.c.id == bindparam("agent"))
+_late = select(agent.c.id).where(agent.c.lease_until < moment())
 _mine = Prepared(
-    select(agent.c.id)
+    select(agent.c.id, func.pg_advisory_xact_lock_shared(agent.c.id))
     .where(agent.c.id == bindparam("agent"))
     .with_for_update(read=True, key_share=True)
+)
+
+
+_end_sessions = text(
+    """
+    SELECT pg_terminate_backend(held.pid) FROM pg_locks held
+    JOIN pg_stat_activity session ON session.pid = held.pid AND session.usename = current_user
+    WHERE held.locktype = 'advisory' AND held.granted AND held.objsubid = 1
+        AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND (CAST(held.classid AS BIGINT) << 32) + CAST(held.objid AS BIGINT) = :agent
+        AND held.pid <> pg_backend_pid()
+    """
 )
 
 
@@ -219,11 +235,17 @@ def retire(connection: Connection, items: Sequence[int]) -> list[None]:
 
 @operation()
 def recover(connection: Connection, items: Sequence[Recovery]) -> list[int]:
-    """Free what dead agents own; returns how many destinations that were."""
+    """Free what dead agents own; returns how many destinations that were.
+
+    Where one stands still in the middle of a transaction, this ends the transaction, and the next call frees.
+    """
     freed = []
     for one in items:
         dead = connection.scalars(select(agent.c.id) if one.alone else _over).all()
         freed.append(_bury(connection, dead))
+        if connection.dialect.name == "postgresql":
+            for late in connection.scalars(_late).all():
+                connection.execute(_end_sessions, {"agent": late})
     return freed
 
 

@@ -4,11 +4,12 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
 
 from deliveryagent.queue import claims, leases, outcomes
 from deliveryagent.queue.claims import Take
@@ -81,9 +82,42 @@ def test_nobody_takes_over_in_the_middle_of_a_transaction(postgres_store: Store)
     expire(store, 7)
     store.register(2)
     with open_transaction(store, 7) as connection:
-        assert store.do(leases.recover, Recovery(alone=False)) == 0
+        with store.engine.begin() as other:
+            assert other.scalars(leases._over).all() == []
         assert outcomes.settle(connection, [outcome(claimed)]) == [True]
     assert store.do(leases.recover, Recovery(alone=False)) == 1
+    assert store.value("SELECT status FROM recipient") == "delivered"
+
+
+def test_who_stands_still_in_the_middle_of_a_transaction_is_taken_over_at_the_second_look(
+    postgres_store: Store,
+) -> None:
+    store = postgres_store
+    store.add(letter("x@a.example"))
+    (claimed,) = store.claim()
+    store.register(2)
+    with suppress(DBAPIError), open_transaction(store, 7) as connection:
+        outcomes.settle(connection, [outcome(claimed)])
+        expire(store, 7)
+        assert store.do(leases.recover, Recovery(alone=False)) == 0
+        until = time.monotonic() + 10
+        while not store.do(leases.recover, Recovery(alone=False)):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        outcomes.settle(connection, [outcome(claimed)])
+    assert store.value("SELECT status FROM recipient") == "queued"
+    assert store.rows("SELECT id FROM agent") == [(2,)]
+
+
+def test_an_agent_in_time_is_left_alone_in_its_transaction(postgres_store: Store) -> None:
+    store = postgres_store
+    store.add(letter("x@a.example"))
+    (claimed,) = store.claim()
+    store.register(2)
+    expire(store, 2)
+    with open_transaction(store, 7) as connection:
+        store.do(leases.recover, Recovery(alone=False))
+        assert outcomes.settle(connection, [outcome(claimed)]) == [True]
     assert store.value("SELECT status FROM recipient") == "delivered"
 
 

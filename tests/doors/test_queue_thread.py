@@ -548,7 +548,8 @@ from tests.doubles.stores import NOW, letter, outcome
 
 async def work():
     database = Database(open_writer(sys.argv[1]))
-    await database.submit(leases.register, leases.Registration(agent=7, host="h", pid=1, started=NOW, length=60))
+    registration = leases.Registration(agent=7, host="h", pid=1, started=NOW, length=60)
+    await database.submit(leases.register, registration)
     async def one(n):
         for k in range(100000):
             to = (f"u{n}@d{n}.example", f"v{n}@a.example")

@@ -145,7 +145,12 @@ def test_a_final_refusal_comes_back_as_a_report(
 
 
 def test_one_message_many_fates(world: World) -> None:
-    recipients = ["ok+mix@good.test", "550+mix@good.test", "greylist+mix@good.test", "ok@nomx.test"]
+    recipients = [
+        "ok+mix@good.test",
+        "550+mix@good.test",
+        "greylist+mix@good.test",
+        "ok+mix@nomx.test",
+    ]
     found = world.settled(world.send(*recipients))
     assert [found[r]["status"] for r in recipients] == [
         "delivered",
