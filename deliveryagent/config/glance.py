@@ -26,7 +26,9 @@ def glance(text: str) -> dict[str, str] | None:
         line = whole.strip(" \t\r")
         if line.startswith("["):
             section = line.lstrip("[").partition("]")[0].strip(" \t")
-            if not _is_name(section) or line.startswith("[[queue"):
+            # A table where a text belongs is a mistake that the parser's caller explains.
+            odd = line.startswith("[[queue") or section.startswith(("queue.", "run_dir"))
+            if odd or not _is_name(section):
                 return None
         elif line.startswith(('"', "'")):
             if "=" in line:

@@ -26,6 +26,8 @@ LINES = st.sampled_from(
 
 @given(st.lists(LINES, max_size=9), st.sampled_from(["\n", "\r\n"]))
 @example(["list = [", "[true]", "]", "run_dir = 'x'"], "\n")
+@example(["[queue.url]"], "\n")
+@example(["[run_dir]"], "\n")
 @example(["list = ['''", "[queue]", "''']", "url = 'x'"], "\n")
 def test_a_glance_sees_what_the_parser_sees(lines: list[str], end: str) -> None:
     text = end.join(lines) + end
