@@ -50,7 +50,8 @@ class House:
     """What the connections to one host share.
 
     ``messages``, ``sessions`` and ``peak`` count accepted contents, connections, and connections at
-    one time; ``strangers`` is the memory of greylisting.
+    one time; ``busiest`` counts those inside a transaction, from MAIL to its last reply, at one time.
+    ``strangers`` is the memory of greylisting.
     """
 
     settings: HostSettings
@@ -61,6 +62,8 @@ class House:
     messages: int = 0
     sessions: int = 0
     peak: int = 0
+    at_work: set["Session"] = field(default_factory=set)
+    busiest: int = 0
 
 
 class Session(asyncio.Protocol):
@@ -105,6 +108,7 @@ class Session(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's name
         self._house.open.discard(self)
+        self._house.at_work.discard(self)
         self._deaf = True
         if self._waiting is not None:
             self._waiting.cancel()
@@ -216,6 +220,8 @@ class Session(asyncio.Protocol):
             self._say("552 5.3.4 Message too large")
         else:
             self._sender, self._parameters = match["path"], parameters
+            self._house.at_work.add(self)
+            self._house.busiest = max(self._house.busiest, len(self._house.at_work))
             self._say("250 2.1.0 Ok")
 
     def _rcpt(self, argument: str) -> None:
@@ -277,6 +283,7 @@ class Session(asyncio.Protocol):
             delay += self._house.rng.uniform(*self._settings.dot_delay)
         reply = "\r\n".join(texts if self._settings.lmtp else texts[:1])
         self._forget()
+        self._house.at_work.add(self)  # until its reply is given
         self._answer(reply, manner or Manner.ANSWER, delay, arrival=arrival)
 
     def _record(self, accepted: tuple[str, ...], content: bytes) -> Arrival | None:
@@ -295,6 +302,7 @@ class Session(asyncio.Protocol):
         return self._house.ledger.enter(envelope, accepted, content)
 
     def _forget(self) -> None:
+        self._house.at_work.discard(self)
         self._sender = None
         self._parameters = ""
         self._recipients = []
@@ -309,6 +317,8 @@ class Session(asyncio.Protocol):
         def act() -> None:
             self._waiting = None
             self._give(reply, manner)
+            if self._sender is None:
+                self._house.at_work.discard(self)
             if arrival is not None and manner in {Manner.ANSWER, Manner.FAREWELL}:
                 arrival.replied = self._house.ledger.clock() if self._house.ledger else 0.0
 

@@ -348,6 +348,15 @@ def test_arrivals_are_kept_in_files(tmp_path: Path) -> None:
     assert (tmp_path / "kept" / "000002.eml").read_bytes() == b"Subject: two\r\n\r\n"
 
 
+def test_transactions_at_one_time_are_counted() -> None:
+    async def ask(caller: Caller, receiver: Receiver) -> tuple[int, int, int]:
+        await caller.message("ok@mx.test")
+        await caller.message("ok@mx.test")
+        return receiver.house.peak, receiver.house.busiest, len(receiver.house.at_work)
+
+    assert talk(ask) == (1, 1, 0)
+
+
 def test_sessions_are_counted() -> None:
     async def ask(_: Caller, receiver: Receiver) -> tuple[int, int]:
         reader, writer = await asyncio.open_connection("127.0.0.1", receiver.port)

@@ -61,8 +61,11 @@ class Site:
 
     @property
     def peak(self) -> int:
-        """The most sessions at one time."""
-        return self.host.house.peak
+        """The most transactions at one time.
+
+        Not sessions: one that ends counts until this side has noticed, and the next is open by then.
+        """
+        return self.host.house.busiest
 
 
 @contextlib.asynccontextmanager
