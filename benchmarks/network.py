@@ -20,7 +20,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from benchmarks.programs import free_port, place
 
@@ -133,10 +132,3 @@ def raise_loopback() -> None:
 def names_address(network: Network) -> str:
     """What the agent's ``[dns] nameservers`` needs to be told, empty for the system's own."""
     return "" if network.own else f"127.0.0.1:{network.dns_port}"
-
-
-def resolver_file() -> str:
-    """What the system's resolver uses now."""
-    with contextlib.suppress(OSError):
-        return Path(_RESOLVER).read_text(encoding="utf-8", errors="replace")
-    return ""

@@ -318,8 +318,7 @@ class Service:
     def _drain(self) -> None:
         assert self._manager is not None
         self._manager.draining = True
-        for destination in list(self._manager.schedule.destinations.values()):
-            self._manager.release(destination, 0.0)
+        self._manager.release_all()
         if self._membership is not None:
             self._membership.tell()
         self._readiness.status("draining: no new claims")

@@ -180,8 +180,7 @@ class Manager:
     async def still(self) -> AsyncIterator[None]:
         """Hold the wheels: only what is in flight stays in memory while the body changes the store."""
         async with self._wheel:
-            for destination in list(self.schedule.destinations.values()):
-                self.release(destination, 0.0)
+            self.release_all()
             await self.custody.give_back()
             yield
 
@@ -189,6 +188,11 @@ class Manager:
         """Stop working on a destination; it may be taken up again at ``not_before``."""
         self.custody.release(destination, not_before=not_before)
         self._wake.set()
+
+    def release_all(self) -> None:
+        """Stop working on everything that is not in flight; it may be taken up again at once."""
+        for destination in list(self.schedule.destinations.values()):
+            self.release(destination, 0.0)
 
     @property
     def idle(self) -> bool:
@@ -201,14 +205,12 @@ class Manager:
         """Decide by other rules from now on; what is in memory is looked at again."""
         self.rules = self.schedule.rules = self.custody.rules = self.recorder.rules = rules
         self.recorder.reporting.composer = composer
-        for destination in list(self.schedule.destinations.values()):
-            self.release(destination, 0.0)
+        self.release_all()
 
     async def leave(self) -> None:
         """Return everything in custody; the wheels must have stopped."""
         self.recorder.write_log()
-        for destination in list(self.schedule.destinations.values()):
-            self.release(destination, 0.0)
+        self.release_all()
         await self.custody.give_back()
 
     # -- the dispatch wheel ---

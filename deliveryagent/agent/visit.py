@@ -43,9 +43,6 @@ from deliveryagent.protocol.dialogue import Answer, Exchange
 _IN_CLEAR = TlsDemand(TlsLevel.NONE, "the TLS session broke before")
 _BREACH = "4.5.0"  # how classify marks what no peer may say
 REPLY_KEPT = 500
-_BRISK = (
-    1.0  # seconds within which a peer answers if it is worth while to begin the next message before
-)
 
 
 class Visit:

@@ -132,8 +132,11 @@ def _print(screen: Screen, problems: list[invariants.Problem]) -> None:
 def _alone(url: str) -> contextlib.AbstractContextManager[object]:
     """The right to write; on a server database the server sees to it that steps are taken once."""
     file: Path | None = store_file(url)
-    if file is None:
-        return contextlib.nullcontext()
+    return contextlib.nullcontext() if file is None else locked(file)
+
+
+def locked(file: Path) -> QueueLock:
+    """The right to write to an SQLite queue. Raises ``CommandError`` while a service has it."""
     try:
         return QueueLock(file)
     except LockHeld as error:

@@ -15,6 +15,7 @@ import msgspec
 
 from deliveryagent.agent.home import Home, journals_of
 from deliveryagent.cli.command import Invocation
+from deliveryagent.cli.db import locked
 from deliveryagent.cli.faults import CommandError, ExitStatus
 from deliveryagent.cli.screen import Screen, count
 from deliveryagent.config import Config
@@ -22,7 +23,6 @@ from deliveryagent.queue import upgrade
 from deliveryagent.queue.copy import Report, abandon, copy
 from deliveryagent.queue.engine import open_writer, shown, store_file
 from deliveryagent.queue.leases import Recovery, recover
-from deliveryagent.queue.lock import LockHeld, QueueLock
 from deliveryagent.queue.single import execute
 from deliveryagent.queue.thread import Database
 
@@ -33,7 +33,7 @@ def give_up(invocation: Invocation) -> int:
     """Open the queue again after a copy that was begun."""
     screen = invocation.screen()
     file = _file(invocation.location().queue_url)
-    with _locked(file):
+    with locked(file):
         engine = open_writer(f"sqlite:///{file}")
         given_up = abandon(engine)
         engine.dispose()
@@ -51,9 +51,9 @@ def carry_out(invocation: Invocation, to: str) -> int:
     if there is not None and there.absolute() == file.absolute():
         raise CommandError("a queue cannot be copied to itself", code=ExitStatus.USAGE)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_locked(file))
+        stack.enter_context(locked(file))
         if there is not None:
-            stack.enter_context(_locked(there))
+            stack.enter_context(locked(there))
         asyncio.run(_settle(config))
         source = open_writer(config.queue.url)
         stack.callback(source.dispose)
@@ -125,12 +125,3 @@ def _file(url: str) -> Path:
             hint="Between databases of PostgreSQL use pg_dump and pg_restore.",
         )
     return file
-
-
-def _locked(file: Path) -> QueueLock:
-    try:
-        return QueueLock(file)
-    except LockHeld as error:
-        raise CommandError(
-            str(error), code=ExitStatus.TRY_LATER, hint="Stop the service first: its lock is held."
-        ) from error

@@ -4,7 +4,6 @@ import asyncio
 import os
 import shutil
 import subprocess
-import tempfile
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -13,10 +12,11 @@ import pytest
 
 from deliveryagent.agent import frames
 from deliveryagent.agent.worker_settings import WorkerSettings
-from deliveryagent.lab.postfix import Postfix, unavailable
+from deliveryagent.lab.postfix import Postfix
 from deliveryagent.mail.delivery import Verdict
 from deliveryagent.policy.targets import LoopSettings
 from tests.doubles.courier import IDENTITY, free_port, request, until
+from tests.doubles.maildir_postfix import maildir_postfix
 from tests.doubles.manager_double import WorkerInside
 from tests.program.whole_agent import eventually
 
@@ -103,23 +103,8 @@ async def _listening(port: int) -> None:
 @pytest.fixture
 def postfix() -> Iterator[Postfix]:
     """A Postfix that knows ok+anything@real.test."""
-    if reason := unavailable():
-        pytest.skip(reason)
-    with tempfile.TemporaryDirectory(prefix="deliveryagent-test-") as name:
-        directory = Path(name)  # pytest's own directories are closed to the user postfix
-        directory.chmod(0o755)
-        (directory / "mail").mkdir()
-        os.chown(directory / "mail", 65534, 65534)
-        (directory / "mailboxes").write_text("/^ok.*@real\\.test$/ inbox/\n")
-        settings = {
-            "virtual_mailbox_domains": "real.test",
-            "virtual_mailbox_base": f"{directory}/mail",
-            "virtual_mailbox_maps": f"regexp:{directory}/mailboxes",
-            "virtual_uid_maps": "static:65534",
-            "virtual_gid_maps": "static:65534",
-        }
-        with Postfix(directory, port=free_port(), settings=settings) as postfix:
-            yield postfix
+    with maildir_postfix() as postfix:
+        yield postfix
 
 
 def test_a_real_postfix_gets_every_message_once_and_unchanged(

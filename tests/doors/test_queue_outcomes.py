@@ -9,8 +9,8 @@ from sqlalchemy.exc import DBAPIError
 from deliveryagent.queue import claims, outcomes, overdue
 from deliveryagent.queue.claims import GiveBack
 from deliveryagent.queue.outcomes import HoldOrder
-from deliveryagent.queue.overdue import Aged, AgedRecipient, Expiry, Warning_
-from tests.doubles.stores import AGENT, NOW, Store, letter, outcome, statuses
+from deliveryagent.queue.overdue import Aged, AgedRecipient, Warning_
+from tests.doubles.stores import AGENT, NOW, Store, expiry, letter, outcome, statuses
 
 
 def contents(store: Store) -> int:
@@ -100,14 +100,7 @@ def test_a_final_state_never_changes(store: Store) -> None:
     assert store.settle(late) == [False]
     assert store.run(
         overdue.expire,
-        Expiry(
-            message_id=one.queue_id,
-            number=1,
-            now=NOW,
-            destination="a.example",
-            agent=AGENT,
-            owed="",
-        ),
+        expiry(one),
     ) == [False]
     assert store.do(outcomes.hold, HoldOrder(message_id=one.queue_id, now=NOW, text="t")) == 0
     assert store.do(overdue.warn, Warning_(one.queue_id, 1)) is False
@@ -189,15 +182,7 @@ def test_a_recipient_expires_where_it_waits(store: Store) -> None:
     x = next(c for c in store.claim() if c.destination == "a.example")
     store.settle(outcome(x, "deferred"))
     expiries = [
-        Expiry(
-            message_id=one.queue_id,
-            number=1,
-            now=NOW,
-            destination="a.example",
-            agent=AGENT,
-            owed=owed,
-            text="the site is closed",
-        )
+        expiry(one, owed=owed, text="the site is closed")
         for one, owed in ((tried, "failure"), (untried, ""))
     ]
     assert store.run(overdue.expire, *expiries, expiries[0]) == [True, True, False]
@@ -216,14 +201,7 @@ def test_a_held_recipient_does_not_expire(store: Store) -> None:
     assert (
         store.do(
             overdue.expire,
-            Expiry(
-                message_id=one.queue_id,
-                number=1,
-                now=NOW,
-                destination="a.example",
-                agent=AGENT,
-                owed="",
-            ),
+            expiry(one),
         )
         is False
     )

@@ -5,10 +5,10 @@ from collections.abc import Callable
 import pytest
 
 from deliveryagent.queue import overdue, reports
-from deliveryagent.queue.overdue import Expiry, Warning_
+from deliveryagent.queue.overdue import Warning_
 from deliveryagent.queue.reports import OwedRecipient, Report, ReportFacts, Written
 from deliveryagent.queue.submissions import Submission
-from tests.doubles.stores import AGENT, NOW, Store, letter, outcome
+from tests.doubles.stores import NOW, Store, expiry, letter, outcome
 
 Compose = Callable[[ReportFacts], Submission | None]
 
@@ -143,15 +143,7 @@ def test_what_expired_untried_says_why(store: Store) -> None:
     store.add(one)
     store.do(
         overdue.expire,
-        Expiry(
-            message_id=one.queue_id,
-            number=1,
-            now=NOW,
-            destination="a.example",
-            agent=AGENT,
-            owed="failure",
-            text="site closed",
-        ),
+        expiry(one, owed="failure", text="site closed"),
     )
     seen: list[ReportFacts] = []
     store.do(reports.write, Report(one.queue_id, composer(seen)))

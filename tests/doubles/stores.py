@@ -30,6 +30,7 @@ from deliveryagent.queue.claims import Claimed, Fetch, Fetched, Take, Taken
 from deliveryagent.queue.engine import open_reader, open_writer
 from deliveryagent.queue.operation import Operation
 from deliveryagent.queue.outcomes import Settlement
+from deliveryagent.queue.overdue import Expiry
 from deliveryagent.queue.reader import open_queue
 from deliveryagent.queue.submissions import Submission
 from deliveryagent.queue.upgrade import ensure, migrate
@@ -169,6 +170,19 @@ def outcome(of: Claimed | Submission, status: str = "delivered", **changes: Any)
         "host": "mx.example",
     }
     return Settlement(**(facts | changes))
+
+
+def expiry(of: Submission, *, owed: str = "", text: str = "") -> Expiry:
+    """The time of a message's only recipient is over."""
+    return Expiry(
+        message_id=of.queue_id,
+        number=1,
+        now=NOW,
+        destination="a.example",
+        agent=AGENT,
+        owed=owed,
+        text=text,
+    )
 
 
 # -- SQLite ---

@@ -4,7 +4,6 @@ import os
 import shutil
 import socket
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,7 +12,9 @@ import pytest
 
 from deliveryagent import Client
 from deliveryagent.lab.nameserver import NameServer
-from deliveryagent.lab.postfix import Postfix, unavailable
+from deliveryagent.lab.postfix import Postfix
+from tests.doubles.courier import free_port
+from tests.doubles.maildir_postfix import maildir_postfix
 from tests.program.whole_agent import Background, WholeAgent, eventually, letter
 
 SENDER = "s@home.test"
@@ -64,13 +65,6 @@ FAULTS: dict[str, tuple[list[str], str, int, str]] = {
     "too-slow": (["-W", ".:4"], "deferred", 0, "4.4.2"),
     "lmtp": (["-L"], "delivered", 250, ""),
 }
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _listens(port: int) -> bool:
@@ -130,24 +124,8 @@ def test_each_fault_of_smtp_sink_has_its_outcome(
 @pytest.fixture(scope="module")
 def postfix() -> Iterator[Postfix]:
     """A real Postfix that knows ok@real.test and keeps its mail in a Maildir."""
-    if reason := unavailable():
-        pytest.skip(reason)
-    with tempfile.TemporaryDirectory(prefix="deliveryagent-test-") as name:
-        directory = Path(name)  # pytest's own directories are closed to the user postfix
-        directory.chmod(0o755)
-        (directory / "mail").mkdir()
-        os.chown(directory / "mail", 65534, 65534)
-        (directory / "mailboxes").write_text("/^ok.*@real\\.test$/ inbox/\n")
-        settings = {
-            "virtual_mailbox_domains": "real.test",
-            "virtual_mailbox_base": f"{directory}/mail",
-            "virtual_mailbox_maps": f"regexp:{directory}/mailboxes",
-            "virtual_uid_maps": "static:65534",
-            "virtual_gid_maps": "static:65534",
-            "message_size_limit": "100000",
-        }
-        with Postfix(directory, port=free_port(), settings=settings) as postfix:
-            yield postfix
+    with maildir_postfix({"message_size_limit": "100000"}) as postfix:
+        yield postfix
 
 
 def test_a_real_postfix_takes_refuses_and_keeps_mail_octet_by_octet(
