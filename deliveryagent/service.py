@@ -48,6 +48,7 @@ try:  # a dependency on Linux, where it doubles what a worker can carry
 except ImportError:
     from asyncio import new_event_loop  # type: ignore[assignment] # called the same way
 
+_STARTING = 0.2  # seconds until a reload is tried again that was asked for too early
 _RECORD_TIME = 30.0  # seconds the last outcomes may take to be recorded when the service ends
 
 
@@ -100,7 +101,7 @@ class Service:
             for queue_id in owing:
                 manager.recorder.reporting.report(queue_id)
             door = await self._open_door(database, manager, ids, agent)
-            self._watch_signals()
+            self.watch_signals()
             self._begin(manager.run())
             self._begin(self._upkeep(database, manager, agent).run())
             self._begin(self._feed_watchdog(manager))
@@ -201,6 +202,7 @@ class Service:
         door = QueueDoor(
             database=database,
             trouble=lambda: manager.store_trouble,
+            coming=manager.coming,
             accepted=self._accepted,
             new_id=ids,
         )
@@ -303,7 +305,8 @@ class Service:
         await manager.idled.wait()
         self.stop.set()
 
-    def _watch_signals(self) -> None:
+    def watch_signals(self) -> None:
+        """Do from now on what signals ask for."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._told_to_stop)
@@ -324,8 +327,9 @@ class Service:
         self._readiness.status("draining: no new claims")
 
     def _reload(self) -> None:
-        assert self._manager is not None
-        assert self._crew is not None
+        if self._manager is None or self._crew is None:  # not started yet
+            asyncio.get_running_loop().call_later(_STARTING, self._reload)
+            return
         assert self._ids is not None
         self._readiness.reloading()
         now = time.time()
@@ -384,13 +388,13 @@ def serve(config: Config, read_again: Callable[[], Config], *, until_idle: bool)
     """
 
     async def start() -> int:
-        latest = config
+        service = Service(config, read_again)
         while True:
-            service = Service(latest, read_again)
             status = await service.run(until_idle=until_idle)
             if not service.fenced or service.signals:
                 return status
-            latest = service.config
+            service = Service(service.config, read_again)
+            service.watch_signals()  # the one before would hear them until this one has started
 
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         return runner.run(start())

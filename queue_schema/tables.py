@@ -17,7 +17,7 @@ others nothing.
 
 Rows that are written or read for every message are kept narrow: a recipient's last answer is its latest
 ``attempt``, columns with a usual value have it as the server's default, and the indexes that follow live
-recipients and owed reports are partial.
+recipients, those on hold and owed reports are partial.
 """
 
 from sqlalchemy import (
@@ -168,6 +168,15 @@ recipient_live = Index(
     recipient.c.finished,
     sqlite_where=recipient.c.finished.is_(None),
     postgresql_where=recipient.c.finished.is_(None),
+)
+# What is on hold, for those who look for it among everything that lives.
+recipient_held = Index(
+    "ix_recipient_held",
+    recipient.c.message_id,
+    recipient.c.number,
+    recipient.c.destination,
+    sqlite_where=recipient.c.status == text("'held'"),
+    postgresql_where=recipient.c.status == text("'held'"),
 )
 # Debts to senders.
 recipient_owed = Index(

@@ -113,6 +113,7 @@ class Site:
     portions: list[Portion] = field(default_factory=list)
     divided: Window | None = None  # the window that was divided into these portions
     full: bool = False  # success cannot change it
+    home: int | None = None  # the worker that has, or will have, its first sessions
 
     @property
     def running(self) -> int:

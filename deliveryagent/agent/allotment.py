@@ -19,13 +19,14 @@ SESSIONS_PER_WORKER = 20  # a site gets one more worker for each such part of it
 
 
 def first_place(name: str, places: Sequence[int]) -> int:
-    """Where a site's first sessions are: always the same place as long as the places are the same."""
-    return _places(name, places, 1)[0]
+    """A place for a name: always the same as long as the places are the same."""
+    return places[zlib.crc32(name.encode()) % len(places)]
 
 
-def _places(name: str, places: Sequence[int], count: int) -> list[int]:
+def _places(site: Site, places: Sequence[int], count: int) -> list[int]:
     """The first ``count`` places of a site, in the order in which they get sessions."""
-    first = zlib.crc32(name.encode())
+    home = site.home if site.home in places else first_place(site.name, places)
+    first = places.index(home)
     return [places[(first + step) % len(places)] for step in range(count)]
 
 
@@ -63,7 +64,7 @@ def _size(site: Site, now: float) -> int:
 def _limits(site: Site, size: int, places: Sequence[int]) -> dict[int, int]:
     """The limit of each worker that serves the site, those first that have the first sessions."""
     count = min(len(places), -(-size // SESSIONS_PER_WORKER))
-    ring = _places(site.name, places, count)
+    ring = _places(site, places, count)
     while ring:
         elsewhere = sum(portion.held for portion in site.portions if portion.place not in ring)
         limits = _parts(max(0, size - elsewhere), ring)

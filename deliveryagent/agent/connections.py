@@ -5,6 +5,9 @@ decided before the first message (transport, our name, source address, TLS). A s
 host than the best is found only by the next hop it was a detour for, so that a dead primary is not
 dialled for every message.
 
+A site's limit is one of connections: before one is opened, idle ones make room for it (``fit``), so
+that they and the requests that run are together no more than may run.
+
 Guarantees: a session is handed to one delivery at a time; one that was closed, or grew too old, is
 never handed out; idle ones say QUIT when their time is over; their number is limited. A session
 that still breaks when it is used was closed in that very moment; ``agent.delivery`` dials again
@@ -12,7 +15,8 @@ then.
 """
 
 import asyncio
-from collections.abc import Hashable, Iterable
+from collections import Counter
+from collections.abc import Callable, Collection, Hashable, Iterable
 from typing import Protocol
 
 from deliveryagent.agent.settings import ReuseSettings
@@ -51,13 +55,18 @@ class Idle(Protocol):
 
 
 class Connections:
-    """The idle sessions of one worker."""
+    """The idle sessions of one worker.
 
-    def __init__(self, *, limit: int) -> None:
+    ``spare`` says how many more requests of a site might run than do; negative where more run than may.
+    """
+
+    def __init__(self, *, limit: int, spare: Callable[[str], int]) -> None:
         self._limit = limit
+        self._spare = spare
         self._loop = asyncio.get_running_loop()
         self._idle: dict[Hashable, list[tuple[float, Idle]]] = {}
         self._count = 0
+        self._at: Counter[str] = Counter()  # by site
         self._timer: asyncio.TimerHandle | None = None
         self._detours: dict[Hashable, tuple[float, Hashable]] = {}  # by next hop and policy
         self._shy: dict[Hashable, float] = {}
@@ -100,6 +109,7 @@ class Connections:
             self._evict()
         self._idle.setdefault(session.key, []).append((until, session))
         self._count += 1
+        self._at[session.site] += 1
         if self._timer is None:
             self._timer = self._loop.call_later(
                 min(_LOOK, reuse.connection_cache_time_limit), self._look
@@ -126,15 +136,26 @@ class Connections:
         until = self._shy.get(key)
         return until is not None and until > self._loop.time()
 
-    def release(self, site: str, *, heard: bool = False) -> None:
-        """End the idle sessions to one site, or with an empty text all; ``heard`` as for ``Idle.leave``."""
+    def fit(self, site: str) -> None:
+        """End idle sessions to a site that are more than it has places, those first that would end next."""
+        excess = self._at[site] - max(0, self._spare(site))
+        if excess > 0:
+            here = [
+                (until, s) for stack in self._idle.values() for until, s in stack if s.site == site
+            ]
+            here.sort(key=lambda one: one[0])
+            leaving = {id(session) for _, session in here[:excess]}
+            self._keep_if(lambda session, _: id(session) not in leaving)
+
+    def release(self, sites: Collection[str]) -> None:
+        """End the idle sessions to these sites, or with none named all; they go when their peers answered."""
         self._detours.clear()
-        self._keep_if(lambda session, _: bool(site) and session.site != site, heard=heard)
+        self._keep_if(lambda session, _: bool(sites) and session.site not in sites, heard=True)
 
     def close(self) -> None:
         """End all idle sessions and keep none from now on."""
         self._closed = True
-        self.release("")
+        self._keep_if(lambda _session, _until: False)
         if self._timer is not None:
             self._timer.cancel()
 
@@ -147,6 +168,7 @@ class Connections:
         while stack and found is None:
             until, session = stack.pop()
             self._count -= 1
+            self._forget(session)
             if until > now and session.usable:
                 found = session
             else:
@@ -154,6 +176,11 @@ class Connections:
         if not stack:
             del self._idle[wanted]
         return found
+
+    def _forget(self, session: Idle) -> None:
+        self._at[session.site] -= 1
+        if not self._at[session.site]:
+            del self._at[session.site]
 
     def _evict(self) -> None:
         """Make room: the sessions that would be ended next go now, a tenth at a time."""
@@ -175,6 +202,7 @@ class Connections:
                 if stays(session, until):
                     kept.append((until, session))
                 else:
+                    self._forget(session)
                     session.leave(heard=heard)
             self._count -= len(stack) - len(kept)
             if kept:

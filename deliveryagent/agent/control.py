@@ -9,7 +9,7 @@ hear of pauses and resets. Never decides who may ask: that is ``intake.admission
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -19,12 +19,16 @@ from deliveryagent.mail.envelope import FINAL_STATUSES, format_queue_id, parse_q
 from deliveryagent.policy import concurrency
 from deliveryagent.protocol.local import ExitCode, ServiceError
 from deliveryagent.queue import course, orders, sites
-from deliveryagent.queue.course import Course, Tally, Wait
+from deliveryagent.queue.course import Tally
+from deliveryagent.queue.operation import Operation
 from deliveryagent.queue.orders import FOREVER, Kind, Order, Pause, Resume
 from deliveryagent.queue.search import Filter
 from deliveryagent.queue.selection import shown_by_id
 from deliveryagent.queue.sites import SiteReset
 from deliveryagent.queue.thread import Database
+
+X = TypeVar("X")
+R = TypeVar("R")
 
 _LONGEST_WAIT = 3600.0
 
@@ -176,31 +180,24 @@ class Control:
         def active() -> set[tuple[int, int]]:
             return self._manager.schedule.active
 
-        async with self._still(dry_run=order.dry_run):
-            foreign = await self._drive(course.first(order, tally, active), tally)
-        # What other agents own is waited for while everything else goes on here.
-        others = course.rest(order, tally, active, foreign=foreign, clock=self._clock)
-        await self._drive(others, tally)
+        def report() -> None:
+            owing, tally.owing = tally.owing, []
+            for queue_id in owing:
+                self._manager.recorder.reporting.report(queue_id)
+
+        async def do(operation: Operation[X, R], item: X) -> R:
+            report()
+            return await self._database.submit(operation, item)
+
+        try:
+            async with self._still(dry_run=order.dry_run):
+                foreign = await course.first(order, tally, active, do)
+            # What other agents own is waited for while everything else goes on here.
+            await course.rest(order, tally, active, do, foreign=foreign)
+        finally:
+            report()
         self._manager.nudge()
         return tally
-
-    async def _drive(self, steps: Course, tally: Tally) -> dict[str, int]:
-        answer: Any = None
-        while True:
-            try:
-                step = steps.send(answer)
-            except StopIteration as end:
-                return dict(end.value)
-            finally:
-                owing, tally.owing = tally.owing, []
-                for queue_id in owing:
-                    self._manager.recorder.reporting.report(queue_id)
-            if isinstance(step, Wait):
-                await asyncio.sleep(step.seconds)
-                answer = None
-                continue
-            answer = await self._database.submit(step.operation, step.item)
-            await asyncio.sleep(0)
 
     @contextlib.asynccontextmanager
     async def _still(self, *, dry_run: bool) -> AsyncIterator[None]:

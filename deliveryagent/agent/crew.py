@@ -50,6 +50,8 @@ class Worker(asyncio.Protocol):
         self.sessions = 0
         self.lag = 0.0
         self.restarts = 0
+        self.wanted: deque[frames.Fetch] = deque()  # parts of contents it asked for (``servings``)
+        self.reading = 0  # parts being read for it
         self.last_beat = 0.0
         self.heard_out = asyncio.Event()  # the other end is closed, and everything it sent was read
         self._owner = owner
@@ -66,6 +68,7 @@ class Worker(asyncio.Protocol):
         self.heard_out.clear()
         self._unframer = frames.Unframer()
         self._outbox.clear()
+        self.wanted.clear()
 
     def end(self) -> None:
         """The process is gone."""
@@ -73,6 +76,11 @@ class Worker(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
             self._transport = None
+
+    @property
+    def unsent(self) -> int:
+        """Octets said to it that wait because it does not read."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
 
     def say(self, frame: ToWorker) -> None:
         """Send a frame; everything said in one turn of the event loop leaves in one write."""

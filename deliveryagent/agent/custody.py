@@ -3,8 +3,8 @@
 A destination is taken into custody with one write, and with it everything it has waiting; recipients are
 then fetched in portions, ahead of need, that grow with the pace at which they are delivered and shrink when
 it slackens. A destination goes back to the store as soon as nothing of it is due or unrecorded, when its
-site is closed, or when others wait for the room of what it does not get rid of. New mail for a destination
-of which nothing else waits outside joins it in memory.
+site is closed, or when others wait for the room of what it does not get rid of. Mail that this agent itself
+takes over may come in another way (``newcomers``).
 
 Guarantees: at most ``ACTIVE_LIMIT`` recipients and about ``CONTENT_LIMIT`` octets of content are in memory,
 whatever the queue holds, and no destination keeps a large part of that without delivering; a destination in
@@ -14,25 +14,22 @@ Never decides about an outcome.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 from deliveryagent.agent import gathering
 from deliveryagent.agent.active import FIRST_QUOTA, Destination, Lane
-from deliveryagent.agent.gathering import Groups
+from deliveryagent.agent.gathering import Groups, order
 from deliveryagent.agent.rules import Rules
 from deliveryagent.agent.schedule import Schedule
 from deliveryagent.queue import claims
-from deliveryagent.queue.claims import Claimed, Fetch, Fetched, GiveBack, Siblings, Take, rewound
-from deliveryagent.queue.submissions import Submission
+from deliveryagent.queue.claims import Claimed, Fetched, GiveBack, Siblings, Take
 from deliveryagent.queue.thread import Database, StoreUnavailable
 
 ACTIVE_LIMIT = 10_000  # recipients in memory
-CONTENT_LIMIT = 32 * 1024 * 1024  # octets of content in memory
-INLINE_LIMIT = 64 * 1024  # a content up to this size travels inside its request
-LOOK_AGAIN = (
-    10.0  # seconds after which a destination in custody is asked for recipients that came due
-)
+CONTENT_LIMIT = 8 * 1024 * 1024  # octets of content in memory
+INLINE_LIMIT = 128 * 1024  # a content up to this size travels inside its request
+LOOK_AGAIN = 10.0  # seconds until everything is looked at again that nobody told of
 LOOK_AGAIN_DEAF = 1.0  # seconds between two looks for mail of which nobody can tell us
 LINGER = 10.0  # seconds an empty destination stays for which mail keeps coming
 _MOST_LINGERING = 1_000  # destinations in memory, beyond which none does
@@ -59,6 +56,7 @@ class Custody:
     ) -> None:
         self.rules = rules
         self.content = 0  # octets of content in memory
+        self.unsent = 0  # octets on their way to workers that have not been read there
         self.among = False  # other agents work on this queue too
         self._abstain_until = 0.0
         self._held_back = False  # something is left to the others, as long as enough waits here
@@ -68,24 +66,27 @@ class Custody:
         self._find_sites = find_sites
         self._taken_in = taken_in
         self._news = True  # destinations may have become ready
+        self._inflow = True  # and applications may have enqueued by SQL
         self._next_ready = 0.0
         self._look_again = 0.0
         self._make_room_at = 0.0
         self._asked = 0  # recipients asked for that have not come yet
+        self._weight = 16_384  # octets of a content, as those were that came last
         self._hungry: set[Destination] = set()
         self._ending: set[Destination] = set()
         self._recent: dict[str, float] = {}  # destinations that went back just now, and when
         self._fault: Exception | None = None
+        self.coming: set[str] = set()  # destinations that may just be becoming ours (``newcomers``)
         self._doubtful = False
         self.deaf = False  # no news arrive from those who put mail into the queue beside us
 
     def doubt(self) -> None:
         """The store was in trouble: an answer about what this agent owns may have been lost."""
-        self._doubtful = True
+        self._doubtful = self._inflow = True
 
-    def news(self) -> None:
-        """Something may have become due."""
-        self._news = True
+    def news(self, *, inflow: bool = False) -> None:
+        """Something may have become due; ``inflow``: by SQL, perhaps."""
+        self._news, self._inflow = True, self._inflow or inflow
 
     def next_moment(self) -> float:
         """When something may have to be claimed without anybody saying so."""
@@ -98,7 +99,7 @@ class Custody:
     @property
     def idle(self) -> bool:
         """Whether nothing is due now, as far as the last look told."""
-        if self._news or self._ending:
+        if self._news or self._ending or self.coming:
             return False
         return all(destination.done for destination in self._schedule.destinations.values())
 
@@ -114,14 +115,21 @@ class Custody:
             return True
         return bool(self._hungry) and size < ACTIVE_LIMIT and self._asked < _PORTION
 
-    def _quota(self, destination: Destination) -> int:
+    @property
+    def room(self) -> int:
+        """For how many more recipients there is room in memory."""
+        expected = self._asked + FIRST_QUOTA * len(self.coming)
+        return ACTIVE_LIMIT - self._schedule.size - expected
+
+    def quota(self, destination: Destination) -> int:
+        """How many recipients it may have in memory now."""
         share = ACTIVE_LIMIT // max(1, len(self._schedule.destinations))
         return min(destination.quota, max(1, share))
 
     def _is_hungry(self, destination: Destination) -> bool:
         if destination.exhausted or destination.fetching or destination.leaving:
             return False
-        return destination.pending * 2 <= self._quota(destination)
+        return destination.pending * 2 <= self.quota(destination)
 
     # -- claiming ---
 
@@ -132,7 +140,7 @@ class Custody:
         self._schedule.reopen(now)
         if now >= self._look_again or self._look_again > now + LOOK_AGAIN:
             self._look_again = now + LOOK_AGAIN
-            self._news = True  # other agents may have given something back, and nobody said so
+            self._news = self._inflow = True  # nobody may have told us of it
             for destination in self._schedule.destinations.values():
                 self._review(destination)
             self._recent = {n: then for n, then in self._recent.items() if then > now - LINGER}
@@ -196,18 +204,14 @@ class Custody:
         self._abstain_until = now + _ABSTINENCE
 
     async def _take(self, now: float) -> None:
-        self._news = False
+        absorb, self._news, self._inflow = self._inflow or self.deaf, False, False
         most = min(_TAKE, ACTIVE_LIMIT - self._schedule.size)
         taken, ready = await asyncio.gather(
-            self._database.submit(claims.take, Take(self._agent, now, most)),
+            self._database.submit(claims.take, Take(self._agent, now, most, absorb)),
             self._database.submit(claims.next_ready, self._agent),
         )
         for found in taken:
-            destination = self._schedule.destination(found.name)
-            destination.since = destination.since or now
-            if self._recent.get(found.name, 0.0) > now - LINGER:
-                destination.linger = now + LINGER
-            destination.exhausted = False
+            destination = self._owned(found.name, now)
             self._hear(destination, found.ready)
             self._hungry.add(destination)
             if found.paused_until is not None and found.paused_until > now:
@@ -218,47 +222,42 @@ class Custody:
             soon = now + (LOOK_AGAIN_DEAF if self.deaf else LOOK_AGAIN)
             self._next_ready = soon if ready is None else min(ready, soon)
 
+    def _owned(self, name: str, now: float) -> Destination:
+        """A destination that the store says is ours."""
+        destination = self._schedule.destination(name)
+        destination.since = destination.since or now
+        if self._recent.get(name, 0.0) > now - LINGER:
+            destination.linger = now + LINGER
+        destination.exhausted = False
+        return destination
+
     async def _disown(self) -> None:
         """Let go of what the store says is ours and nobody here knows of."""
-        known = claims.Holding(self._agent, tuple(self._schedule.destinations))
+        known = claims.Holding(self._agent, (*self._schedule.destinations, *self.coming))
         await self._database.submit(claims.disown, known)
         self._doubtful = False
 
     def _fetch(self, now: float) -> None:
         """Ask for more where little is left; the answer comes while everything else goes on."""
-        room = min(ACTIVE_LIMIT - self._schedule.size, _PORTION) - self._asked
-        octets = max(0, CONTENT_LIMIT - self.content)
+        room = min(self.room, _PORTION - self._asked)
+        octets = max(0, CONTENT_LIMIT - self.content - self.unsent - self._asked * self._weight)
         self._hungry = {d for d in self._hungry if self._is_hungry(d)}
+        share = octets // max(1, len(self._hungry))
         chosen: dict[Destination, int] = {}
         for destination in self._hungry:
             if room <= 0:
                 break
-            if octets or not destination.pending:  # else large contents fill the memory
-                chosen[destination] = min(self._quota(destination) - destination.pending, room)
+            # Large contents fill the memory; then nobody gets more who has some, until half of it is free.
+            if octets * 2 >= CONTENT_LIMIT or not destination.pending:
+                wanted = self.quota(destination) - destination.pending
+                chosen[destination] = min(wanted, room, max(1, share // self._weight))
                 room -= chosen[destination]
         if chosen:
             self._hungry.difference_update(chosen)
             self._asked += sum(chosen.values())
             part = octets // len(chosen)
-            orders = [self._order(one, limit, part, now) for one, limit in chosen.items()]
-            taker = partial(self._fetched, chosen, now)
-            self._database.submit_many(claims.fetch, orders, taker)
-
-    def _order(self, destination: Destination, limit: int, octets: int, now: float) -> Fetch:
-        heard, destination.heard = destination.heard, None
-        if heard is not None:
-            destination.cursor_small = rewound(destination.cursor_small, heard)
-            destination.cursor_bulk = rewound(destination.cursor_bulk, heard)
-        destination.fetching = True
-        return Fetch(
-            destination=destination.name,
-            now=now,
-            cursor_small=destination.cursor_small,
-            cursor_bulk=destination.cursor_bulk,
-            limit=limit,
-            largest=INLINE_LIMIT,
-            octets=octets,
-        )
+            orders = [order(one, limit, INLINE_LIMIT, part, now) for one, limit in chosen.items()]
+            self._database.submit_many(claims.fetch, orders, partial(self._fetched, chosen, now))
 
     # -- taking in ---
 
@@ -273,17 +272,43 @@ class Custody:
             if isinstance(page, Exception):
                 destination.fetching = False
                 self._hungry.add(destination)
-                if not isinstance(
-                    page, StoreUnavailable
-                ):  # that is told by the database's own state
+                if not isinstance(page, StoreUnavailable):  # told by the database's own state
                     self._fault = page
                 continue
-            destination.cursor_small, destination.cursor_bulk = page.cursor_small, page.cursor_bulk
-            destination.exhausted = page.exhausted and destination.heard is None
-            destination.open = page.exhausted
             contents = page.contents
-            if not destination.leaving:
-                gathering.group(self._schedule, destination, page.recipients, groups)
+            self._turned(destination, page, groups)
+        self._sorted(asked, now, groups, contents)
+
+    def taken_up(
+        self, pages: Mapping[str, Fetched], contents: dict[int, bytes], now: float
+    ) -> None:
+        """These destinations are ours since a moment ago, and this is what they have waiting.
+
+        Has to be told before anything the store did later.
+        """
+        groups: Groups = {}
+        asked = [self._owned(name, now) for name in pages]
+        for destination, page in zip(asked, pages.values(), strict=True):
+            destination.fetching = True
+            self._turned(destination, page, groups)
+        self._sorted(asked, now, groups, contents)
+
+    def _turned(self, destination: Destination, page: Fetched, groups: Groups) -> None:
+        """A page of a destination's lines."""
+        destination.cursor_small, destination.cursor_bulk = page.cursor_small, page.cursor_bulk
+        destination.exhausted = page.exhausted and destination.heard is None
+        destination.open = page.exhausted
+        if not destination.leaving:
+            gathering.group(self._schedule, destination, page.recipients, groups)
+
+    def _sorted(
+        self,
+        asked: Iterable[Destination],
+        now: float,
+        groups: Groups,
+        contents: dict[int, bytes],
+    ) -> None:
+        """Take in what was read, once all that goes the same way is together."""
         shared = sorted(gathering.shared(groups))
         if not shared:
             self._take_in(asked, now, groups, contents)
@@ -318,49 +343,12 @@ class Custody:
             for batch in self._schedule.add(lane, recipients, limit, contents):
                 if batch.content:
                     self.content += len(batch.content)
+                    self._weight = (7 * self._weight + len(batch.content)) // 8 + 1
         for destination in asked:
             destination.fetching = False
         self.look(asked)
         self._find_sites(lanes, now)
         self._taken_in()
-
-    def arrived(self, submissions: Iterable[Submission], now: float) -> bool:
-        """New mail was committed just now; what can joins the active set. Returns whether that is all of it.
-
-        Has to be told before anything the store did later, so that nobody gets in a second time.
-        """
-        lanes: dict[Lane, None] = {}
-        complete = True
-        for submission in submissions:
-            new = gathering.newcomer(submission, now)
-            lane = None if new is None else self._joined(new, submission, now)
-            if lane is None:
-                complete = False
-            else:
-                lanes[lane] = None
-        self._find_sites(lanes, now)
-        return complete
-
-    def _joined(self, new: Claimed, submission: Submission, now: float) -> Lane | None:
-        destination = self._schedule.destinations.get(new.destination)
-        if destination is None or destination.leaving or not destination.open:
-            return None
-        if (
-            destination.pending >= self._quota(destination)
-            or self._schedule.size >= ACTIVE_LIMIT
-            or (new.message_id, 1) in self._schedule.active
-        ):
-            destination.open = False  # it waits outside, and what comes later waits behind it
-            return None
-        routed = self.rules.router.route(new.address, new.destination)
-        lane = self._schedule.lane(destination, routed.next_hop, routed.index)
-        contents = {}
-        if len(submission.parts) == 1 and new.size <= INLINE_LIMIT and self.content < CONTENT_LIMIT:
-            contents = {new.message_id: submission.parts[0]}
-            self.content += len(submission.parts[0])
-        self._schedule.add(lane, [new], 1, contents)
-        destination.linger = now + LINGER
-        return lane
 
     # -- giving back ---
 

@@ -5,11 +5,10 @@ changes. Guarantees: everything that may go goes at once, each request to one wo
 decides whose turn it is: that is ``agent.schedule``.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from deliveryagent.agent import frames
 from deliveryagent.agent.active import Batch, Destination
-from deliveryagent.agent.allotment import first_place
 from deliveryagent.agent.crew import Worker
 from deliveryagent.agent.schedule import Schedule
 from deliveryagent.mail.delivery import DeliveryRequest, RequestRecipient
@@ -21,24 +20,17 @@ def ready(workers: Iterable[Worker]) -> dict[int, Worker]:
     return {worker.index: worker for worker in workers if worker.ready and not worker.draining}
 
 
-def first_worker(site: str, workers: Iterable[Worker]) -> Worker | None:
-    """The one that has, or will have, the first sessions to a site; None when none is ready."""
-    places = ready(workers)
-    return places[first_place(site, tuple(places))] if places else None
-
-
 def divide(
-    schedule: Schedule, workers: Iterable[Worker], now: float, *, stopped: bool
-) -> dict[int, Worker]:
-    """Tell workers what changed about their limits; returns those that take requests.
+    schedule: Schedule, places: Collection[int], workers: Iterable[Worker], now: float
+) -> None:
+    """Tell workers what changed about their limits.
 
-    ``stopped``: nothing is to begin now, and what workers have not begun comes back.
+    Those at ``places`` serve. Where nobody does, nothing is to begin now, and what workers have not begun
+    comes back.
     """
-    places = {} if stopped else ready(workers)
     schedule.staff(tuple(places))
     schedule.redivide(now)
     _tell(schedule, {worker.index: worker for worker in workers if worker.ready})
-    return places
 
 
 def hand_out(

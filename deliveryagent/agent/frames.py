@@ -12,6 +12,7 @@ from typing import TypeVar
 import msgspec
 
 from deliveryagent.mail.delivery import DeliveryRequest, DeliveryResult
+from deliveryagent.mail.nexthop import MailHosts
 
 FRAME_LIMIT = 16 * 1024 * 1024
 
@@ -35,6 +36,15 @@ class Lookup(msgspec.Struct, frozen=True, array_like=True, tag=True):
     serial: int
     next_hop: str
     route: int
+
+
+class Hosts(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """What is behind a next hop for which requests will come, found by another worker; for ``ttl`` seconds."""
+
+    next_hop: str
+    route: int
+    hosts: MailHosts
+    ttl: float
 
 
 class Deliver(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -69,9 +79,10 @@ class Settled(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class Release(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """End idle sessions: to one site or, with an empty text, to all. Answered by ``Released``."""
+    """End idle sessions: to these sites or, where none is named, to all. Answered by ``Released``."""
 
-    site: str
+    serial: int
+    sites: list[str]
 
 
 class Lease(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -97,11 +108,15 @@ class Ready(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class Site(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """Answer to ``Lookup``: the site's name, empty when it cannot be known now, and for how long it holds."""
+    """Answer to ``Lookup``: the site's name, empty when it cannot be known now, and for how long it holds.
+
+    ``hosts`` are those behind the next hop, None where none were asked for.
+    """
 
     serial: int
     name: str
     ttl: float
+    hosts: MailHosts | None = None
 
 
 class Results(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -118,16 +133,20 @@ class Fetch(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class Released(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """Answer to ``Release``: the idle sessions to this site are ended."""
+    """Answer to ``Release``: what was idle then is ended, and the peers have said goodbye."""
 
-    site: str
+    serial: int
 
 
 class Beat(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """Sign of life from the worker's event loop, once a second: its lag in seconds and open sessions."""
+    """Sign of life from the worker's event loop, once a second: its lag in seconds and open sessions.
+
+    ``load`` is the share of a processor it needed since the last one.
+    """
 
     lag: float
     sessions: int
+    load: float = 0.0
 
 
 class Event(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -145,7 +164,7 @@ class Transcript(msgspec.Struct, frozen=True, array_like=True, tag=True):
     lines: list[str]
 
 
-ToWorker = Configure | Lookup | Deliver | Room | Part | Settled | Release | Lease | Drain
+ToWorker = Configure | Lookup | Hosts | Deliver | Room | Part | Settled | Release | Lease | Drain
 FromWorker = Ready | Released | Site | Results | Fetch | Beat | Event | Transcript
 
 _encoder = msgspec.msgpack.Encoder()

@@ -1,4 +1,4 @@
-"""Recipients on their way into the active set, sorted by lane and message.
+"""Recipients on their way into the active set: asked for, sorted by lane and message.
 
 Guarantees: nobody gets in who is there already; a recipient is in one group. Never touches the store.
 """
@@ -9,10 +9,28 @@ from deliveryagent.agent.active import Destination, Lane
 from deliveryagent.agent.schedule import Schedule
 from deliveryagent.mail.address import destination_of
 from deliveryagent.policy.routing import Router
-from deliveryagent.queue.lines import Claimed
+from deliveryagent.queue.lines import Claimed, Fetch, rewound
 from deliveryagent.queue.submissions import Submission
 
 Groups = dict[tuple[Lane, int], list[Claimed]]
+
+
+def order(destination: Destination, limit: int, largest: int, octets: int, now: float) -> Fetch:
+    """What a destination is asked for next: no more than so much, with contents up to ``largest`` each."""
+    heard, destination.heard = destination.heard, None
+    if heard is not None:
+        destination.cursor_small = rewound(destination.cursor_small, heard)
+        destination.cursor_bulk = rewound(destination.cursor_bulk, heard)
+    destination.fetching = True
+    return Fetch(
+        destination=destination.name,
+        now=now,
+        cursor_small=destination.cursor_small,
+        cursor_bulk=destination.cursor_bulk,
+        limit=limit,
+        largest=largest,
+        octets=octets,
+    )
 
 
 def group(

@@ -134,11 +134,6 @@ class Journal:
         )
         return journal
 
-    @property
-    def in_use(self) -> int:
-        """Slots that cannot be handed out: requests in flight and outcomes not settled yet."""
-        return self._claimed - len(self._free)
-
     def start(self, request: DeliveryRequest) -> int | None:
         """Note that a request is taken up; returns its slot, None when there is none free.
 

@@ -170,6 +170,7 @@ class Lane:
                 answered = await connection.replies(_DOT, final=True)
                 self.past_dot = False
             session.took = monotonic() - began
+            self._desk.lines.took(turn.request.site, session.took)
             taken = None if answered is None else _taken(answered)
             if taken is not None:
                 self._delivered(turn, taken, started)

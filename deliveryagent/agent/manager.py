@@ -23,15 +23,18 @@ from deliveryagent.agent.active import Batch, Destination
 from deliveryagent.agent.bounce import Composer
 from deliveryagent.agent.crew import Crew, Worker
 from deliveryagent.agent.custody import LOOK_AGAIN, Custody
+from deliveryagent.agent.newcomers import Newcomers
 from deliveryagent.agent.recorder import Recorder
 from deliveryagent.agent.reporting import Reporting
 from deliveryagent.agent.rules import Rules
 from deliveryagent.agent.schedule import Schedule
+from deliveryagent.agent.servings import serve
 from deliveryagent.agent.sites import Sites
+from deliveryagent.agent.staffing import Staffing
 from deliveryagent.log import EventLog
 from deliveryagent.mail.delivery import DeliveryResult, Pressure
 from deliveryagent.policy.notices import Incident
-from deliveryagent.queue import claims, outcomes
+from deliveryagent.queue import outcomes
 from deliveryagent.queue.aftermath import barrier
 from deliveryagent.queue.submissions import Submission
 from deliveryagent.queue.thread import Database, StoreUnavailable
@@ -44,7 +47,8 @@ class Manager:
     """The scheduler of one agent; see the module's docstring.
 
     ``unleased``: the lease is over and not renewed yet. ``progress`` counts turns of the wheel, for the
-    watchdog.
+    watchdog. Where other agents work too, ``short_of_slots`` is called when a share keeps something waiting,
+    ``released`` when a worker has ended its sessions.
     """
 
     crew: Crew | None = None
@@ -52,6 +56,8 @@ class Manager:
     store_trouble = ""
     unleased = False
     progress = 0
+    _turning = False
+    _still = False  # nothing is to be taken up
 
     def __init__(
         self,
@@ -66,11 +72,9 @@ class Manager:
         clock: Callable[[], float],
         rng: random.Random,
     ) -> None:
-        self.schedule = schedule
-        self.rules = rules
-        # Called where other agents work too: a share keeps something waiting; a worker's sessions ended.
+        self.schedule, self.rules = schedule, rules
         self.short_of_slots: Callable[[], None] = lambda: None
-        self.released: Callable[[Worker, str], None] = lambda _worker, _site: None
+        self.released: Callable[[Worker, int], None] = lambda _worker, _serial: None
         self.idled = asyncio.Event()  # nothing was runnable at some moment
         self._database = database
         self._identity = identity
@@ -78,8 +82,8 @@ class Manager:
         self._clock = clock
         self._rng = rng
         self._wake = asyncio.Event()
-        self._turning = False
         self._wheel = asyncio.Lock()
+        self._staffing = Staffing()
         reporting.nudge = self.nudge
         self.recorder = Recorder(
             database=database,
@@ -92,7 +96,7 @@ class Manager:
             recorded=self._look,
         )
         self.sites = Sites(
-            database=database, schedule=schedule, worker_for=self._worker_for, release=self.release
+            database=database, schedule=schedule, workers=self._workers, release=self.release
         )
         self.custody = Custody(
             database=database,
@@ -102,21 +106,33 @@ class Manager:
             find_sites=self.sites.find,
             taken_in=self._taken_in,
         )
+        self._newcomers = Newcomers(
+            self.custody, self.sites, schedule, database=database, agent=agent, left_over=self.nudge
+        )
 
     # -- running ---
+
+    @property
+    def _halted(self) -> bool:
+        """Whether nothing may be handed out."""
+        return bool(self.draining or self.store_trouble or self.unleased)
 
     def nudge(self) -> None:
         """Something may be due now: mail was enqueued, an operator gave an order, a report was written."""
         self.custody.news()
         self._wake.set()
 
+    def coming(self, submissions: Sequence[Submission]) -> None:
+        """New mail was handed to the store this moment; what it will need can be made ready."""
+        if not self._halted and not self._still:
+            self._newcomers.coming(submissions, self._clock())
+
     def arrived(self, submissions: Sequence[Submission]) -> None:
         """New mail is in the queue; has to be told the moment its transaction is known to be committed."""
-        halted = self.draining or self.store_trouble or self.unleased
-        if not halted and self.custody.arrived(submissions, self._clock()):
-            self._soon()
-        else:
+        if self._halted or not self._newcomers.arrived(submissions, self._clock()):
             self.nudge()
+        else:
+            self._soon()
 
     async def run(self) -> None:
         """Claim and dispatch until cancelled."""
@@ -180,9 +196,14 @@ class Manager:
     async def still(self) -> AsyncIterator[None]:
         """Hold the wheels: only what is in flight stays in memory while the body changes the store."""
         async with self._wheel:
-            self.release_all()
-            await self.custody.give_back()
-            yield
+            self._still = True
+            try:
+                await self._newcomers.settled()
+                self.release_all()
+                await self.custody.give_back()
+                yield
+            finally:
+                self._still = False
 
     def release(self, destination: Destination, not_before: float) -> None:
         """Stop working on a destination; it may be taken up again at ``not_before``."""
@@ -210,6 +231,8 @@ class Manager:
     async def leave(self) -> None:
         """Return everything in custody; the wheels must have stopped."""
         self.recorder.write_log()
+        self._still = True
+        await self._newcomers.settled()
         self.release_all()
         await self.custody.give_back()
 
@@ -219,17 +242,20 @@ class Manager:
         if self.crew is None:
             return
         now, schedule = self._clock(), self.schedule
-        stopped = bool(self.draining or self.store_trouble or self.unleased)
-        places = dispatch.divide(schedule, self.crew.workers, now, stopped=stopped)
+        places = {} if self._halted else self._workers()
+        dispatch.divide(schedule, places, self.crew.workers, now)
         if self.recorder.unsettled < UNSETTLED_LIMIT:
             touched, octets = dispatch.hand_out(schedule, places, now)
             self.custody.content -= octets
+            self.custody.unsent = octets + sum(worker.unsent for worker in self.crew.workers)
             if touched and self.custody.look(touched):
                 self._wake.set()
 
-    def _worker_for(self, name: str) -> Worker | None:
-        assert self.crew is not None
-        return dispatch.first_worker(name, self.crew.workers)
+    def _workers(self) -> dict[int, Worker]:
+        """Those that serve, by their places."""
+        if self.crew is None:
+            return {}
+        return self._staffing.serving(dispatch.ready(self.crew.workers))
 
     # -- the settlement wheel ---
 
@@ -240,12 +266,12 @@ class Manager:
                 worker.in_flight -= len(frame.results)
                 self.answered(frame.results, worker)
             case frames.Site():
-                self.sites.answered(frame, self._clock())
+                self.sites.answered(frame, worker.index, self._clock())
                 self._soon()
             case frames.Fetch():
-                self._send_part(worker, frame)
+                worker.wanted.append(frame)
             case frames.Released():
-                self.released(worker, frame.site)
+                self.released(worker, frame.serial)
             case frames.Ready():
                 worker.ready = True
                 self.sites.ask_again(worker)
@@ -261,15 +287,9 @@ class Manager:
                     transcript=frame.lines,
                 )
             case frames.Beat():
-                return
-
-    def _send_part(self, worker: Worker, wanted: frames.Fetch) -> None:
-        def send(answer: asyncio.Future[bytes | None]) -> None:
-            data = None if answer.cancelled() or answer.exception() else answer.result()
-            worker.say(frames.Part(wanted.queue_id, wanted.part, data))
-
-        future = self._database.submit(claims.part, (wanted.queue_id, wanted.part))
-        future.add_done_callback(send)
+                self._staffing.told(worker.index, frame.load, frame.sessions)
+        if worker.wanted:
+            serve(self._database, worker)
 
     def answered(self, results: Sequence[DeliveryResult], worker: Worker | None = None) -> None:
         """Requests are over: free their slots, learn from them, record them with others of this turn."""

@@ -105,10 +105,12 @@ class Membership:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def heard(self, news: frozenset[str]) -> None:
-        """News from other agents: ``mail``, ``orders``, ``shares``."""
-        if "mail" in news:
+        """News from other agents: ``mail``, ``orders``, ``shares``; and from applications: ``inflow``."""
+        if "inflow" in news:
+            self._manager.custody.news(inflow=True)
+        if not news.isdisjoint({"mail", "inflow"}):
             self._manager.nudge()
-        if news != {"mail"}:
+        if not news <= {"mail", "inflow"}:
             self._news |= news
             self._wake.set()
 

@@ -112,14 +112,23 @@ class Planner:
             return None
         return known[1]
 
-    async def site(self, hop: NextHop, client: Client) -> tuple[str, float]:
-        """The name of the site behind a next hop and for how long it holds; empty when unknown now."""
+    async def site(self, hop: NextHop, client: Client) -> tuple[str, float, MailHosts | None]:
+        """The name of the site behind a next hop, for how long it holds, and the hosts that were found.
+
+        The name is empty when it is unknown now.
+        """
         if hop.path or hop.final:
-            return targets.site_name(_NO_HOSTS, hop), _FOREVER
+            return targets.site_name(_NO_HOSTS, hop), _FOREVER, None
         protocols = client.settings.inet_protocols
         hosts = await self._resolver.next_hop(hop, protocols=protocols)
         left = self._resolver.holds(hop, protocols=protocols)
-        return "" if isinstance(hosts, Failure) else targets.site_name(hosts, hop), left
+        if isinstance(hosts, Failure):
+            return "", left, None
+        return targets.site_name(hosts, hop), left, hosts
+
+    def learn(self, hop: NextHop, client: Client, hosts: MailHosts, ttl: float) -> None:
+        """Somebody who asked the name service a moment ago tells what is behind a next hop."""
+        self._resolver.learn(hop, hosts, ttl, protocols=client.settings.inet_protocols)
 
     def _make(self, hop: NextHop, client: Client, hosts: MailHosts) -> Plan | Failure:
         if hop.path:

@@ -206,6 +206,7 @@ class Schedule:
             self._places = places
             self._changed.update(self.sites.values())
             for site in self.sites.values():
+                site.home = None
                 self._rejoin(site)
 
     def vacate(self, place: int) -> None:

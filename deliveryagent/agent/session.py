@@ -27,7 +27,7 @@ from deliveryagent.mail.delivery import (
 from deliveryagent.mail.nexthop import Endpoint
 from deliveryagent.mail.security import TlsDemand
 from deliveryagent.policy import tls
-from deliveryagent.protocol import dialogue
+from deliveryagent.protocol import commands, dialogue
 from deliveryagent.protocol.capabilities import Capabilities
 from deliveryagent.protocol.dialogue import Exchange, Outcomes
 from deliveryagent.wire.connection import Connection
@@ -296,21 +296,28 @@ def _refuses(outcome: Outcome) -> bool:
 
 
 def part(connection: Connection, profile: Profile, *, heard: bool = False) -> None:
-    """Say goodbye as the settings have it, in the background; cut what cannot be spoken to any
-    more. ``heard``: wait for the answer in any case.
+    """Say goodbye now, and wait for the answer in the background if the settings have it; cut what
+    cannot be spoken to any more. ``heard``: wait in any case.
     """
     if connection.closed_by_peer():
         connection.abort()
         return
     polite = not profile.settings.skip_quit_response and len(profile.goodbyes) < GOODBYES
-    wait = heard or polite
-    task = asyncio.get_running_loop().create_task(_say_goodbye(connection, wait=wait))
+    connection.speak(
+        commands.QUIT
+    )  # at once: its place may be taken by another that is dialled next
+    if not (heard or polite):
+        connection.close()
+        return
+    task = asyncio.get_running_loop().create_task(_hear_goodbye(connection))
     profile.goodbyes.add(task)
     task.add_done_callback(profile.goodbyes.discard)
 
 
-async def _say_goodbye(connection: Connection, *, wait: bool) -> None:
+async def _hear_goodbye(connection: Connection) -> None:
     try:
-        await connection.play(dialogue.quit_session(wait=wait))
-    finally:
-        connection.close()
+        await connection.replies((Stage.QUIT,))
+    except asyncio.CancelledError:
+        connection.abort()
+        raise
+    connection.close()

@@ -6,15 +6,17 @@ back to the store without an attempt and without a write per recipient. That a s
 asks for less is recorded, so that a restart does not forget it and other agents hear of it (``heard``).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
 from deliveryagent.agent import frames
 from deliveryagent.agent.active import Destination, Lane, Site
+from deliveryagent.agent.allotment import first_place
 from deliveryagent.agent.crew import Worker
 from deliveryagent.agent.schedule import Schedule
 from deliveryagent.policy import concurrency
+from deliveryagent.policy.routing import Routed
 from deliveryagent.queue import sites
 from deliveryagent.queue.sites import SiteState
 from deliveryagent.queue.thread import Database
@@ -30,12 +32,12 @@ class Sites:
         *,
         database: Database,
         schedule: Schedule,
-        worker_for: Callable[[str], Worker | None],
+        workers: Callable[[], Mapping[int, Worker]],
         release: Callable[[Destination, float], None],
     ) -> None:
         self._database = database
         self._schedule = schedule
-        self._worker_for = worker_for
+        self._workers = workers
         self._release = release
         self._names: dict[str, tuple[str, float]] = {}
         self._lookups: dict[int, tuple[str, int]] = {}
@@ -52,14 +54,27 @@ class Sites:
             if name:
                 self._assign(lane, name, now)
                 continue
-            waiting = self._waiting.setdefault(lane.next_hop, [])
-            waiting.append(lane)
-            if len(waiting) == 1:
-                self._serial += 1
-                self._lookups[self._serial] = (lane.next_hop, lane.route)
-                worker = self._worker_for(lane.next_hop)
-                if worker is not None:
-                    worker.say(frames.Lookup(self._serial, lane.next_hop, lane.route))
+            if lane.next_hop not in self._waiting:
+                self._look_up(lane.next_hop, lane.route)
+            self._waiting[lane.next_hop].append(lane)
+
+    def expect(self, routed: Routed, now: float) -> None:
+        """Mail with this next hop is on its way: have its site resolved."""
+        if routed.next_hop not in self._waiting and not self.known(routed.next_hop, now):
+            self._look_up(routed.next_hop, routed.index)
+
+    def _look_up(self, next_hop: str, route: int) -> None:
+        self._waiting[next_hop] = []
+        self._serial += 1
+        self._lookups[self._serial] = (next_hop, route)
+        place = self._place_of(next_hop)
+        if place is not None:
+            self._workers()[place].say(frames.Lookup(self._serial, next_hop, route))
+
+    def _place_of(self, next_hop: str) -> int | None:
+        """The worker that is asked for a next hop; None when none is ready."""
+        places = tuple(self._workers())
+        return first_place(next_hop, places) if places else None
 
     def known(self, next_hop: str, now: float) -> str:
         """The site's name, empty when it would have to be looked up."""
@@ -71,9 +86,13 @@ class Sites:
         for serial, (next_hop, route) in self._lookups.items():
             worker.say(frames.Lookup(serial, next_hop, route))
 
-    def answered(self, answer: frames.Site, now: float) -> None:
-        """A worker has resolved a next hop."""
-        next_hop, _ = self._lookups.pop(answer.serial, ("", -1))
+    def answered(self, answer: frames.Site, place: int, now: float) -> None:
+        """The worker at this place has resolved a next hop.
+
+        A site that is new will have its first sessions there; where it has them elsewhere, that worker
+        is told what was found, so that nobody has to ask the name service twice.
+        """
+        next_hop, route = self._lookups.pop(answer.serial, ("", -1))
         if not next_hop:
             return
         # A next hop that cannot be resolved is a site of its own: its requests find out why.
@@ -81,12 +100,18 @@ class Sites:
         if len(self._names) >= SITE_NAMES:
             self._names.pop(next(iter(self._names)))
         self._names[next_hop] = (name, now + max(1.0, answer.ttl))
+        site = self._schedule.sites.get(name)
+        home = self._place_of(next_hop) if site is None or site.home is None else site.home
+        if home != place and home is not None and answer.hosts is not None:
+            self._workers()[home].say(frames.Hosts(next_hop, route, answer.hosts, answer.ttl))
         for lane in self._waiting.pop(next_hop, []):
             if lane.site is None and not lane.destination.leaving:
                 self._assign(lane, name, now)
 
     def _assign(self, lane: Lane, name: str, now: float) -> None:
         site = self._schedule.site(name, lane.route)
+        if site.home is None:
+            site.home = self._place_of(lane.next_hop)
         self._schedule.assign(lane, site)
         self._check_open(lane, site, now)
 

@@ -5,8 +5,9 @@ before the ledger (``queue.shares``) has given it slots there; it asks when a sh
 per message, and gives back what it does not use for some seconds, or what others should have.
 
 Slots are given back in this order: nothing more is started beyond the smaller share, what is in flight too
-much ends, the workers end their idle sessions to the site and say so, the ledger is told. So the peer never
-sees more sessions than its limit, whoever they come from.
+much ends, the workers end their idle sessions to the site and say so, the ledger is told. What was in flight
+when the workers were asked still counts then: it may have left idle sessions since. So the peer never sees
+more sessions than its limit, whoever they come from.
 
 Guarantees: the schedule never has a larger share of a site than the ledger says; one question is under way at
 a time, for many sites at once. Never decides what is fair: that is ``policy.shares``.
@@ -63,7 +64,10 @@ class Slots:
         self._asking: set[Site] = set()
         self._hopeful: set[str] = set()  # asked for more than was to be had; news will tell
         self._idle_since: dict[str, float] = {}
-        self._farewells: dict[str, set[Worker]] = {}  # workers that still may have idle sessions
+        self._serial = 0
+        self._farewells: dict[
+            int, set[Worker]
+        ] = {}  # by serial of ``Release``, who has not answered
         self._heard = asyncio.Event()
         schedule.first_share = 0
 
@@ -96,7 +100,7 @@ class Slots:
             if running:
                 self._held[site.name] = running
         self._started()
-        if not await self._end_sessions([""]):
+        if not await self._end_sessions([]):
             return
         opening = Opening(self._agent, tuple(sorted(self._held.items())))
         await self._database.submit(shares.begin, opening)
@@ -190,21 +194,19 @@ class Slots:
 
     async def _give_back(self) -> None:
         """Tell the ledger of slots that are not used any more, where others should have them."""
-        ready = []
-        for name, target in list(self._target.items()):
+        # What is in flight when the workers are told: all of it may have left idle sessions when they answer.
+        kept: dict[Site, int] = {}
+        for name, target in self._target.items():
             site = self._schedule.sites.get(name)
-            held = self._held.get(name, 0)
-            if site is None or max(site.busy, target) >= held:
-                continue
-            ready.append(site)
-        ready = ready[: shares.CAP]
-        if not ready or not await self._end_sessions([site.name for site in ready]):
+            if site is not None and max(site.busy, target) < self._held.get(name, 0):
+                kept[site] = max(site.busy, target)
+            if len(kept) == shares.CAP:
+                break
+        if not kept or not await self._end_sessions([site.name for site in kept]):
             return
-        asks = tuple(
-            self._question(site, max(site.busy, self._target[site.name])) for site in ready
-        )
+        asks = tuple(self._question(site, slots) for site, slots in kept.items())
         answers = await self._submit(asks)
-        for site, asked, share in zip(ready, asks, answers, strict=True):
+        for site, asked, share in zip(kept, asks, answers, strict=True):
             self._take(site, asked, share)
 
     async def _end_idle(self) -> None:
@@ -239,21 +241,25 @@ class Slots:
 
     async def _end_sessions(self, names: list[str]) -> bool:
         """Have the workers end their idle sessions to these sites; whether all of them have."""
-        for name in names:
-            self._farewells[name] = {worker for worker in self._workers() if worker.pid}
-            for worker in self._farewells[name]:
-                worker.say(frames.Release(name))
+        self._serial += 1
+        serial = self._serial
+        silent = self._farewells[serial] = {worker for worker in self._workers() if worker.pid}
+        for worker in silent:
+            worker.say(frames.Release(serial, names))
         until = self._loop.time() + _FAREWELL
-        while any(worker.pid for name in names for worker in self._farewells[name]):
-            if self._loop.time() > until:
-                return False
-            self._heard.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK):
-                    await self._heard.wait()
+        try:
+            while any(worker.pid for worker in silent):
+                if self._loop.time() > until:
+                    return False
+                self._heard.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK):
+                        await self._heard.wait()
+        finally:
+            del self._farewells[serial]
         return True
 
-    def released(self, worker: Worker, name: str) -> None:
-        """A worker has ended its idle sessions to a site."""
-        self._farewells.get(name, set()).discard(worker)
+    def released(self, worker: Worker, serial: int) -> None:
+        """A worker has ended the idle sessions it was asked to end."""
+        self._farewells.get(serial, set()).discard(worker)
         self._heard.set()

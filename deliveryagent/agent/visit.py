@@ -13,6 +13,7 @@ RFC 5321 4.5.3.1.10 (too many recipients), RFC 9422 (LIMITS), RFC 7435 (clear te
 handshake).
 """
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from time import monotonic
@@ -101,12 +102,14 @@ class Visit:
             self.kept = session.key
 
     async def _open(self, waiting: int) -> Session | None:
-        client, endpoint = self._leg.client, self.endpoint
+        client, endpoint, site = self._leg.client, self.endpoint, self._errand.request.site
+        self._errand.means.connections.fit(site)
+        await asyncio.sleep(0)  # what was ended in this turn says QUIT before the next is dialled
         opened = await open_session(
             endpoint,
             client.profile,
             self._demand,
-            site=self._errand.request.site,
+            site=site,
             own_names=client.own_names(endpoint),
             listener=self._listener(),
         )

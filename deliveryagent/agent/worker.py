@@ -30,7 +30,7 @@ from typing import Any, assert_never
 import msgspec
 
 from deliveryagent.agent import frames, journal
-from deliveryagent.agent.clients import Clients
+from deliveryagent.agent.clients import Client, Clients
 from deliveryagent.agent.connections import Connections
 from deliveryagent.agent.delivery import Delivery
 from deliveryagent.agent.errand import Means
@@ -43,7 +43,7 @@ from deliveryagent.agent.planner import Planner
 from deliveryagent.agent.runner import Runner, Work
 from deliveryagent.agent.worker_settings import WorkerSettings
 from deliveryagent.mail.delivery import DeliveryRequest, DeliveryResult
-from deliveryagent.mail.nexthop import NextHopError, parse_next_hops
+from deliveryagent.mail.nexthop import NextHop, NextHopError, parse_next_hops
 from deliveryagent.resolver.lookup import Resolver
 
 new_event_loop: Callable[[], asyncio.AbstractEventLoop]
@@ -55,6 +55,11 @@ except ImportError:  # pragma: no cover - no such loop on this system
 BEAT = 1.0
 ORPHAN_GRACE = 1.0  # seconds for deliveries before their final dot when the manager is gone
 FAREWELL = 2.0  # seconds for last words: QUIT answers, frames to the manager
+_PULSE = 0.02  # seconds between two looks at how late the event loop is, while there is work
+_INERTIA = 0.8  # how much of what was measured before stays
+_FIRST_LAG = (
+    0.004  # seconds; what is assumed when work begins, so that a burst does not open all it may
+)
 UNKNOWN_TTL = 5.0  # seconds until an unknown site may be asked for again
 MOST_DELIVERIES = 2_000
 _SPARE_FILES = 200  # for name service sockets, farewells and the process itself
@@ -75,10 +80,11 @@ class Worker:
         files = _files() - _SPARE_FILES
         self._most = max(10, min(MOST_DELIVERIES, files * 3 // 4))
         rng = random.Random()  # noqa: S311 - spreads load, protects nothing
+        self.lines = Lines()
         self.means = Means(
             planner=Planner(self._resolver, rng),
             clients=Clients(settings),
-            connections=Connections(limit=max(10, files // 4)),
+            connections=Connections(limit=max(10, files // 4), spare=self.lines.spare),
             parts=Parts(link.say),
             journal=journal.Journal.create(
                 path,
@@ -89,12 +95,14 @@ class Worker:
             clock=time.time,
             minimal_backoff=settings.minimal_backoff_time,
         )
-        self.lines = Lines()
         self._runners: list[Runner] = []
         self.free: list[Runner] = []
         self._busy = 0
         self._sequence = 0
         self._draining = False
+        self._cpu = time.monotonic(), time.process_time()  # at the last sign of life
+        self._lag = 0.0
+        self._pulsing = False
         self._asides: set[asyncio.Task[None]] = set()  # what is done besides deliveries
         self.over: asyncio.Future[None] = self._loop.create_future()
 
@@ -119,8 +127,10 @@ class Worker:
                 self.means.parts.arrived(frame)
             case frames.Lookup():
                 self._in_background(self._look_up(frame))
+            case frames.Hosts():
+                self.means.planner.learn(*self._first_hop(frame), frame.hosts, frame.ttl)
             case frames.Release():
-                self._in_background(self._release(frame.site))
+                self._in_background(self._release(frame))
             case frames.Lease():
                 self.means.lease.until = frame.until
             case frames.Drain():
@@ -128,6 +138,10 @@ class Worker:
             case frames.Room():
                 for unbegun in self.lines.room(frame.site, frame.limit):
                     self._answer_unbegun(unbegun, None)
+                if frame.limit:
+                    self.means.connections.fit(frame.site)
+                else:
+                    self.means.connections.release([frame.site])
                 self._pump()
             case frames.Configure():
                 return  # settings are for life: new ones mean new workers
@@ -140,8 +154,21 @@ class Worker:
 
     def _beat(self, expected: float) -> None:
         lag = max(0.0, self._loop.time() - expected)
-        self._link.say(frames.Beat(lag, len(self.means.connections) + self._busy))
+        now, cpu = time.monotonic(), time.process_time()
+        load = (cpu - self._cpu[1]) / max(BEAT / 2, now - self._cpu[0])
+        self._cpu = now, cpu
+        self._link.say(frames.Beat(lag, len(self.means.connections) + self._busy, load))
         self._loop.call_later(BEAT, self._beat, self._loop.time() + BEAT)
+
+    def _pulse(self, expected: float) -> None:
+        """Measure how late the event loop is: much, and requests wait for this process, not for their peers."""
+        now = self._loop.time()
+        self._lag = self._lag * _INERTIA + max(0.0, now - expected) * (1.0 - _INERTIA)
+        if self.lines.breathe(self._lag):
+            self._pump()
+        self._pulsing = self._busy > 0
+        if self._pulsing:
+            self._loop.call_later(_PULSE, self._pulse, now + _PULSE)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
@@ -149,17 +176,19 @@ class Worker:
         task.add_done_callback(self._asides.discard)
 
     async def _look_up(self, question: frames.Lookup) -> None:
-        name, ttl = "", UNKNOWN_TTL
+        name, ttl, hosts = "", UNKNOWN_TTL, None
         try:
-            hop = parse_next_hops(question.next_hop)[0]
-            transport = "smtp" if hop.final else hop.transport
-            client = self.means.clients.of(question.route, transport)
-            name, ttl = await self.means.planner.site(hop, client)
+            hop, client = self._first_hop(question)
+            name, ttl, hosts = await self.means.planner.site(hop, client)
         except NextHopError:
             pass  # its requests will say so
         except Exception as error:  # noqa: BLE001 - unanswered, the manager would wait for ever
             self.report_fault(error)
-        self._link.say(frames.Site(question.serial, name, ttl))
+        self._link.say(frames.Site(question.serial, name, ttl, hosts))
+
+    def _first_hop(self, asked: frames.Lookup | frames.Hosts) -> tuple[NextHop, Client]:
+        hop = parse_next_hops(asked.next_hop)[0]
+        return hop, self.means.clients.of(asked.route, "smtp" if hop.final else hop.transport)
 
     # -- deliveries ---
 
@@ -191,6 +220,11 @@ class Worker:
             if slot is None:
                 return None
             self._busy += 1
+            if not self._pulsing:
+                self._pulsing = True
+                self._lag = _FIRST_LAG
+                self.lines.breathe(self._lag)
+                self._loop.call_later(_PULSE, self._pulse, self._loop.time() + _PULSE)
             return begin(self, lines.begin(line), slot)
         return None
 
@@ -260,16 +294,16 @@ class Worker:
         if not self._busy and not self.over.done():
             self.over.set_result(None)
 
-    async def _release(self, site: str) -> None:
+    async def _release(self, asked: frames.Release) -> None:
         """End idle sessions, and say so when their peers know: others are about to open as many."""
-        self.means.connections.release(site, heard=True)
+        self.means.connections.release(asked.sites)
         goodbyes = set(self.means.clients.goodbyes)
         if goodbyes:
             _, deaf = await asyncio.wait(goodbyes, timeout=FAREWELL / 2)
             for goodbye in deaf:
                 goodbye.cancel()
             await asyncio.wait(goodbyes)
-        self._link.say(frames.Released(site))
+        self._link.say(frames.Released(asked.serial))
 
     async def leave(self) -> None:
         """Last words: results to the manager, QUIT to peers."""

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from deliveryagent.cli.screen import Screen
     from deliveryagent.config import Config
     from deliveryagent.config.location import Location
+    from deliveryagent.policy.retry import RetrySettings
 
 _GLOBAL = "global_option"
 
@@ -62,6 +63,12 @@ class Invocation:
         from deliveryagent.config.location import locate
 
         return locate(self.config_path, self.overrides)
+
+    def schedule(self) -> "RetrySettings":
+        """Only when attempts are made and for how long, likewise."""
+        from deliveryagent.config.schedule import retry_settings
+
+        return retry_settings(self.config_path, self.overrides)
 
     def hostname(self) -> str:
         """Only the name of this host, likewise."""

@@ -17,7 +17,7 @@ from deliveryagent.cli.screen import Cell, Column, Screen, clean, clock, count, 
 from deliveryagent.cli.view import View
 from deliveryagent.mail.address import AddressError, parse_mailbox
 from deliveryagent.policy.gates import FOR_EVER
-from deliveryagent.queue import overview, search
+from deliveryagent.queue import overview, shape
 from deliveryagent.queue.states import DestinationState, SiteState
 
 
@@ -61,7 +61,7 @@ def print_list(invocation: Invocation, limit: int) -> None:
 
 def _states(found: View, limit: int) -> list[DestinationState]:
     paused = [one.name for one in overview.pauses(found.reader, found.now)]
-    busy = dict(search.fullest(found.reader, limit))
+    busy = dict(shape.fullest(found.reader, limit))
     names = list(dict.fromkeys([*paused, *busy]))[:limit]
     found_states = (overview.one_destination(found.reader, name, busy.get(name)) for name in names)
     return [state for state in found_states if state is not None]

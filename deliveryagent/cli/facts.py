@@ -23,6 +23,7 @@ class Facts:
         self._view = view
         self._service = view.door.look("status")
         self._destinations: dict[str, DestinationState | None] = {}
+        self._waiting: dict[tuple[str, int, str], Waiting] = {}
         self._live: dict[str, dict[str, Any]] = {}
         self._members: dict[int, Member] | None = None
 
@@ -66,17 +67,26 @@ class Facts:
 
     def _destination(self, name: str) -> DestinationState | None:
         if name not in self._destinations:
-            self._destinations[name] = overview.one_destination(self._view.reader, name)
+            self._destinations[name] = overview.one_destination(
+                self._view.reader,
+                name,
+                waiting=0,  # ``_others`` counts what is asked for
+            )
         return self._destinations[name]
 
     def _others(self, one: FoundRecipient) -> Waiting:
         if one.due is None:
             return Waiting(0, 0)
-        found = overview.others(
-            self._view.reader, one.destination, code=one.code, enhanced=one.enhanced
-        )
+        answer = (one.code, one.enhanced) if one.attempts else (0, "")
+        asked = (one.destination, *answer)
+        if asked not in self._waiting:
+            name, code, enhanced = asked
+            self._waiting[asked] = overview.others(
+                self._view.reader, name, code=code, enhanced=enhanced
+            )
+        found = self._waiting[asked]
         # The recipient itself is among those counted.
-        return Waiting(max(0, found.all - 1), max(0, found.same_answer - 1) if one.attempts else 0)
+        return Waiting(max(0, found.all - 1), max(0, found.same_answer - 1))
 
     def _situation(self, message: Found, one: FoundRecipient, now: float) -> Situation:
         destination = self._destination(one.destination)

@@ -29,8 +29,8 @@ from deliveryagent.cli.screen import size as sized
 from deliveryagent.cli.view import View
 from deliveryagent.mail.envelope import RecipientStatus, format_queue_id
 from deliveryagent.protocol.diagnosis import quoted
-from deliveryagent.protocol.notification import header_section
-from deliveryagent.queue import search
+from deliveryagent.protocol.headers import header_section
+from deliveryagent.queue import search, shape
 from deliveryagent.queue.search import Filter, Found, FoundRecipient, Shown, Tried
 
 _SHOWN_RECIPIENTS = 50
@@ -54,7 +54,7 @@ def print_list(
         wanted = selection(given, now=found.now)
         wanted = _with_finished(_with_ids(found, wanted))
         if invocation.json:
-            settings = invocation.config().queue
+            settings = invocation.schedule()
             for message in _first(found.find(wanted), limit or 0):
                 screen.record(message_record(message, settings, active=found.active))
             return
@@ -152,7 +152,7 @@ def print_message(invocation: Invocation, identity: str, *, headers: bool) -> No
         shown = _whole(found, queue_id, 0 if invocation.json else _SHOWN_RECIPIENTS)
         head = search.beginning(found.reader, queue_id) if headers else None
         if invocation.json:
-            record = shown_record(shown, invocation.config().queue, active=found.active)
+            record = shown_record(shown, invocation.schedule(), active=found.active)
             if headers:
                 text = header_section(head or b"").decode("utf-8", "backslashreplace")
                 record["headers"] = text
@@ -241,10 +241,10 @@ def print_shape(
 ) -> None:
     """How much waits, by age."""
     screen = invocation.screen()
-    buckets = [str(minutes) for minutes in search.SHAPE_MINUTES]
+    buckets = [str(minutes) for minutes in shape.SHAPE_MINUTES]
     buckets.append(f"{buckets[-1]}+")
     with view.opened(invocation) as found:
-        rows = search.shape(found.reader, found.now, by, limit)
+        rows = shape.shape(found.reader, found.now, by, limit)
     if invocation.json:
         for row in rows:
             ages = dict(zip(buckets, row.buckets, strict=True))

@@ -6,6 +6,7 @@ the number on a terminal); ``--dry-run`` changes nothing and counts the same; wh
 and counted.
 """
 
+import asyncio
 import os
 import pwd
 import sys
@@ -27,15 +28,18 @@ from deliveryagent.cli.screen import Screen, count
 from deliveryagent.cli.screen import size as sized
 from deliveryagent.mail.envelope import format_queue_id
 from deliveryagent.queue import course, leases
-from deliveryagent.queue.course import Course, Do, Wait
+from deliveryagent.queue.course import Do
 from deliveryagent.queue.engine import open_reader, open_writer, store_file
 from deliveryagent.queue.leases import Recovery
 from deliveryagent.queue.lock import QueueLock
+from deliveryagent.queue.operation import Operation
 from deliveryagent.queue.orders import Kind, Order
 from deliveryagent.queue.search import Filter
 from deliveryagent.queue.single import execute
 
 T = TypeVar("T")
+X = TypeVar("X")
+R = TypeVar("R")
 
 
 class Tally(msgspec.Struct, kw_only=True):
@@ -159,11 +163,19 @@ class _Place:
         )
         if dry_run:
             with reading(self._location.queue_url) as connection:
-                return _carry_out(lambda do: do.operation(connection, [do.item])[0], order)
+
+                async def look(operation: Operation[X, R], item: X) -> R:
+                    return operation(connection, [item])[0]
+
+                return asyncio.run(_carry_out(look, order))
         with writing(self._location.queue_url) as engine:
             # What agents that died still seem to own is nobody's.
             execute(engine, leases.recover, [Recovery(alone=False)])
-            return _carry_out(lambda do: execute(engine, do.operation, [do.item])[0], order)
+
+            async def do(operation: Operation[X, R], item: X) -> R:
+                return execute(engine, operation, [item])[0]
+
+            return asyncio.run(_carry_out(do, order))
 
 
 @contextmanager
@@ -209,10 +221,10 @@ def writing(url: str) -> Iterator[Any]:
         yield engine
 
 
-def _carry_out(do: Callable[[Do], Any], order: Order) -> Tally:
+async def _carry_out(do: Do, order: Order) -> Tally:
     done = course.Tally()
-    foreign = _drive(do, course.first(order, done, tuple))
-    _drive(do, course.rest(order, done, tuple, foreign=foreign, clock=time.monotonic))
+    foreign = await course.first(order, done, tuple, do)
+    await course.rest(order, done, tuple, do, foreign=foreign)
     return Tally(
         messages=done.messages,
         recipients=done.recipients,
@@ -220,17 +232,3 @@ def _carry_out(do: Callable[[Do], Any], order: Order) -> Tally:
         bytes=done.bytes,
         sample=[format_queue_id(one) for one in done.sample[:5]],
     )
-
-
-def _drive(do: Callable[[Do], Any], steps: Course) -> dict[str, int]:
-    answer: Any = None
-    while True:
-        try:
-            step = steps.send(answer)
-        except StopIteration as end:
-            return dict(end.value)
-        if isinstance(step, Wait):
-            time.sleep(step.seconds)
-            answer = None
-        else:
-            answer = do(step)

@@ -28,10 +28,9 @@ from deliveryagent.mail.envelope import FINAL_STATUSES, RecipientStatus, format_
 from deliveryagent.policy.gates import GateKind
 from deliveryagent.policy.retry import RetrySettings
 from deliveryagent.protocol.diagnosis import asked, plain, quoted
-from deliveryagent.protocol.headers import split_fields
-from deliveryagent.protocol.notification import header_section
+from deliveryagent.protocol.headers import header_section, split_fields
 from deliveryagent.queue import search
-from deliveryagent.queue.overview import CAP
+from deliveryagent.queue.overview import CAP, COMPARED
 from deliveryagent.queue.search import Found, FoundRecipient, Shown, Tried
 
 _MESSAGES = 3  # of an address
@@ -52,7 +51,7 @@ class Case(NamedTuple):
 def tell(invocation: Invocation, subject: str, *, every: bool) -> None:
     """Explain a message, or the latest messages to an address; ``every`` attempt if wished."""
     screen = invocation.screen()
-    settings = invocation.config().queue
+    settings = invocation.schedule()
     with view.opened(invocation) as found:
         facts = Facts(found)
         for place, shown in enumerate(_subjects(found, subject)):
@@ -157,14 +156,14 @@ def _others(known: Known, cause: Cause) -> str:
         return ""
     if cause is not Cause.NONE and known.same_answer:
         verb = "waits" if known.same_answer == 1 else "wait"
-        return f" {_capped(known.same_answer)} {verb} there for the same reason."
+        return f" {_capped(known.same_answer, COMPARED)} {verb} there for the same reason."
     verb = "waits" if known.waiting == 1 else "wait"
-    return f" {_capped(known.waiting)} {verb} there, for other reasons."
+    return f" {_capped(known.waiting, CAP)} {verb} there, for other reasons."
 
 
-def _capped(number: int) -> str:
+def _capped(number: int, most: int) -> str:
     counted = count(number, "other recipient")
-    return f"At least {counted}" if number >= CAP - 1 else counted
+    return f"At least {counted}" if number >= most - 1 else counted
 
 
 def _print_tries(screen: Screen, found: View, tried: tuple[Tried, ...], *, every: bool) -> None:

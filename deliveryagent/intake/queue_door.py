@@ -23,8 +23,8 @@ from deliveryagent.queue.thread import Database, StoreUnavailable
 class QueueDoor:
     """A :class:`~deliveryagent.intake.submit.Submitter` over the agent's own database thread.
 
-    ``trouble`` says why the store cannot be written, or nothing; ``accepted`` hears of
-    every new message, of those with one commit together.
+    ``trouble`` says why the store cannot be written, or nothing; ``coming`` hears of messages
+    that were handed to the store this moment, ``accepted`` of every new one after its commit.
     """
 
     def __init__(
@@ -32,11 +32,13 @@ class QueueDoor:
         *,
         database: Database,
         trouble: Callable[[], str],
+        coming: Callable[[Sequence[Submission]], None],
         accepted: Callable[[Sequence[Submission]], None],
         new_id: Callable[[], QueueId],
     ) -> None:
         self._database = database
         self._trouble = trouble
+        self._coming = coming
         self._accepted = accepted
         self._new_id = new_id
 
@@ -70,6 +72,7 @@ class QueueDoor:
             taker(answers)
 
         self._database.submit_many(add, submissions, taken)
+        self._coming(submissions)
 
     def _open(self) -> Database:
         trouble = self._trouble()

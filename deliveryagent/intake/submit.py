@@ -21,6 +21,7 @@ from deliveryagent.queue.submissions import (
     Accepted,
     Answer,
     Duplicate,
+    KeyBusy,
     KeyConflict,
     StagedPart,
     Submission,
@@ -140,6 +141,12 @@ def answer_of(answer: Answer, key: str) -> tuple[str, bool]:
                 ExitCode.BAD_DATA,
                 f'the key "{key}" belongs to another message: {format_queue_id(queue_id)}',
                 "Use a new key, or send exactly what was sent before.",
+            )
+        case KeyBusy():
+            raise ServiceError(
+                ExitCode.TRY_LATER,
+                f'another transaction that is not finished uses the key "{key}"',
+                "Nothing was taken; try again.",
             )
         case _:
             assert_never(answer)

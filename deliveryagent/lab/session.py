@@ -50,7 +50,8 @@ class House:
     """What the connections to one host share.
 
     ``messages``, ``sessions`` and ``peak`` count accepted contents, connections, and connections at
-    one time; ``busiest`` counts those inside a transaction, from MAIL to its last reply, at one time.
+    one time, of which one is over when its QUIT or its end is read. asyncio reads what has arrived before it
+    tells of a new connection, so a peer that says QUIT first and connects then never counts twice.
     ``strangers`` is the memory of greylisting.
     """
 
@@ -59,11 +60,10 @@ class House:
     rng: random.Random
     strangers: dict[str, float] = field(default_factory=dict)
     open: set["Session"] = field(default_factory=set)
+    present: set["Session"] = field(default_factory=set)  # those that have not said QUIT
     messages: int = 0
     sessions: int = 0
     peak: int = 0
-    at_work: set["Session"] = field(default_factory=set)
-    busiest: int = 0
 
 
 class Session(asyncio.Protocol):
@@ -94,7 +94,8 @@ class Session(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         self._house.sessions += 1
         self._house.open.add(self)
-        self._house.peak = max(self._house.peak, len(self._house.open))
+        self._house.present.add(self)
+        self._house.peak = max(self._house.peak, len(self._house.present))
         peername = transport.get_extra_info("peername")
         self._peer = peername[0] if isinstance(peername, tuple) else "local"
         greeting = self._settings.greeting.format(name=self._settings.name)
@@ -108,10 +109,13 @@ class Session(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's name
         self._house.open.discard(self)
-        self._house.at_work.discard(self)
+        self._house.present.discard(self)
         self._deaf = True
         if self._waiting is not None:
             self._waiting.cancel()
+
+    def eof_received(self) -> None:
+        self._house.present.discard(self)
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
@@ -184,6 +188,7 @@ class Session(asyncio.Protocol):
             case "NOOP":
                 self._say("250 2.0.0 Ok")
             case "QUIT":
+                self._house.present.discard(self)
                 self._say("221 2.0.0 Bye")
                 self._close()
             case "STARTTLS" if self._settings.tls is not None and not self._tls:
@@ -220,8 +225,6 @@ class Session(asyncio.Protocol):
             self._say("552 5.3.4 Message too large")
         else:
             self._sender, self._parameters = match["path"], parameters
-            self._house.at_work.add(self)
-            self._house.busiest = max(self._house.busiest, len(self._house.at_work))
             self._say("250 2.1.0 Ok")
 
     def _rcpt(self, argument: str) -> None:
@@ -283,7 +286,6 @@ class Session(asyncio.Protocol):
             delay += self._house.rng.uniform(*self._settings.dot_delay)
         reply = "\r\n".join(texts if self._settings.lmtp else texts[:1])
         self._forget()
-        self._house.at_work.add(self)  # until its reply is given
         self._answer(reply, manner or Manner.ANSWER, delay, arrival=arrival)
 
     def _record(self, accepted: tuple[str, ...], content: bytes) -> Arrival | None:
@@ -302,7 +304,6 @@ class Session(asyncio.Protocol):
         return self._house.ledger.enter(envelope, accepted, content)
 
     def _forget(self) -> None:
-        self._house.at_work.discard(self)
         self._sender = None
         self._parameters = ""
         self._recipients = []
@@ -317,8 +318,6 @@ class Session(asyncio.Protocol):
         def act() -> None:
             self._waiting = None
             self._give(reply, manner)
-            if self._sender is None:
-                self._house.at_work.discard(self)
             if arrival is not None and manner in {Manner.ANSWER, Manner.FAREWELL}:
                 arrival.replied = self._house.ledger.clock() if self._house.ledger else 0.0
 

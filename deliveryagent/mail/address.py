@@ -27,7 +27,8 @@ ADDRESS_LIMIT = 254
 
 _INPUT_LIMIT = 1000  # beyond any address with a source route; keeps hostile input cheap
 
-_ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-\u0080-\U0010ffff]+"
+# All but RFC 5322 3.2.3's specials, blanks and controls: said so, it is compiled many times as quickly.
+_ATOM = r'[^\x00-\x20"(),.:;<>@\[\\\]\x7f]+'
 _DOT_STRING = re.compile(rf"{_ATOM}(?:\.{_ATOM})*")
 _QUOTED_STRING = re.compile(r'"(?:[^"\\]|\\[ -~])*"')
 _QUOTED_PAIR = re.compile(r"\\(.)")

@@ -152,11 +152,6 @@ def is_closed(window: Window, now: float) -> bool:
     return window.updated <= now < window.closed_until
 
 
-def is_probing(window: Window, now: float) -> bool:
-    """Whether the window is half open: one request at a time finds out if the site is back."""
-    return bool(window.closed_until) and not is_closed(window, now)
-
-
 def is_full(window: Window, *, limit: int) -> bool:
     """Whether success can add nothing: the window has the size of its limit and no bad experience."""
     return window.size == _ceiling(limit) and not remembers(window) and not window.settling

@@ -28,7 +28,7 @@ _PATH = re.compile(
     r'@[^\x00-\x20\x7f<>()",;\\@]+'
 )
 _NAME = re.compile(r"[!-~]{1,255}")
-_PARAMETERS = re.compile(r"(?: [!-~\x80-\U0010ffff]+)*")
+_PARAMETERS = re.compile(r"(?: [^\x00-\x20\x7f]+)*")
 _XTEXT_UNSAFE = re.compile(r"[^!-~]|[+=]")
 _UNITEXT_UNSAFE = re.compile(r"[^!-~]|[+=\\]")
 

@@ -11,6 +11,7 @@ does, but never inside a UTF-8 character. Never looks at what the content means.
 """
 
 import re
+from io import IncrementalNewlineDecoder
 
 LINE_LENGTH_LIMIT = 998
 """Octets of a line without CRLF (RFC 5321 4.5.3.1.6; Postfix ``smtp_line_length_limit``)."""
@@ -18,8 +19,7 @@ LINE_LENGTH_LIMIT = 998
 LEAST_LIMIT = 64
 """The smallest limit that leaves room for continuing a line."""
 
-# A lone CR, or a line that begins with a dot; searching for what begins with one certain octet is quick.
-_NOT_PLAIN = re.compile(rb"\r(?:(?!\n)|\n\.)")
+_DOTTED = re.compile(rb"\n\.")  # searching is several times as quick as replacing
 _STRAY = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 
 
@@ -37,13 +37,22 @@ def encode(content: bytes, *, long_lines: bool, limit: int = LINE_LENGTH_LIMIT) 
 
 def _is_plain(content: bytes) -> bool:
     """Whether the content is in normal form and no line begins with a dot."""
-    # Without a match every CR is followed by LF; as many of both, and no LF is without its CR.
     return (
-        _NOT_PLAIN.search(content) is None
-        and content.count(b"\n") == content.count(b"\r")
+        _line_ends(content) in {"\r\n", None}
         and (content.endswith(b"\n") or not content)
         and not content.startswith(b".")
+        and _DOTTED.search(content) is None
     )
+
+
+def _line_ends(content: bytes) -> str | tuple[str, ...] | None:
+    """The kinds of line ends there are: CRLF, lone CR, lone LF; one, or a tuple of them.
+
+    The reader of text files knows them after one pass, several times as quick as counting octets.
+    """
+    reader = IncrementalNewlineDecoder(None, translate=False)
+    reader.decode(str(content, "latin-1"), final=True)
+    return reader.newlines
 
 
 class Stuffer:
@@ -70,7 +79,7 @@ class Stuffer:
         self._cr = data.endswith(b"\r")
         if self._cr:
             data = data[:-1]
-        if data.count(b"\r\n") * 2 != data.count(b"\r") + data.count(b"\n"):
+        if _line_ends(data) not in {"\r\n", None}:
             data = _STRAY.sub(b"\r\n", data)
         return self._stuff(self._fold(data) if self._limit else data)
 
@@ -83,7 +92,7 @@ class Stuffer:
     def _stuff(self, data: bytes) -> bytes:
         if not data:
             return data
-        stuffed = data.replace(b"\n.", b"\n..")
+        stuffed = data if _DOTTED.search(data) is None else data.replace(b"\n.", b"\n..")
         if self._line_start and stuffed.startswith(b"."):
             stuffed = b"." + stuffed
         self._line_start = data.endswith(b"\n")

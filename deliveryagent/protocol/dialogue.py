@@ -48,7 +48,7 @@ RSET, MAIL, RCPT, DATA, DOT = Stage.RSET, Stage.MAIL, Stage.RCPT, Stage.DATA, St
 class Flight(msgspec.Struct, frozen=True, gc=False):
     """Commands to write at once, and the stage of each reply to await, in order.
 
-    No ``data``: only read (the greeting). No ``stages``: only write (QUIT without waiting).
+    No ``data``: only read (the greeting). No ``stages``: only write.
     """
 
     data: bytes
@@ -152,17 +152,6 @@ def hello(
 def starttls() -> Generator[Step, Outcomes, Outcome]:
     """Ask for TLS; only after a 2xx may the handshake begin, and then nothing read before it counts."""
     return _sole((yield Flight(commands.STARTTLS, (Stage.STARTTLS,))))
-
-
-def rset() -> Generator[Step, Outcomes, Outcome]:
-    """End the transaction; also asks whether an idle connection still lives."""
-    return _sole((yield Flight(commands.RSET, (Stage.RSET,))))
-
-
-def quit_session(*, wait: bool = True) -> Generator[Step, Outcomes, Outcome | None]:
-    """Say goodbye; without ``wait`` the reply is not read (Postfix ``smtp_skip_quit_response``)."""
-    outcomes = yield Flight(commands.QUIT, (Stage.QUIT,) if wait else ())
-    return _sole(outcomes) if outcomes else None
 
 
 def transaction(

@@ -1,6 +1,7 @@
 """Header sections and address lists of messages (RFC 5322 sections 2.2, 3.4 and 3.6.6).
 
-Works on header sections whose lines end in LF; fields are cut out, never rewritten. Guarantees: the fields of
+Works on header sections whose lines end in LF (but for ``header_section``, which cuts one out of a message in
+wire form); fields are cut out, never rewritten. Guarantees: the fields of
 a section, joined, are the section octet for octet; an address list either is understood completely or raises
 ``HeaderError`` with the place that was not understood, so that no address is guessed and none is lost.
 Never judges whether an address is valid: that is ``mail.address``.
@@ -79,6 +80,19 @@ def find_end(buffer: bytes | bytearray, start: int, *, final: bool) -> SectionEn
         if len(rest) < _UNDECIDED:
             return SectionEnd(lines, lines, -1)
     return SectionEnd(lines, lines, lines)
+
+
+def header_section(content: bytes) -> bytes:
+    """The header section of a message in wire form, its last line end included, the blank line not.
+
+    A piece cut off inside the header section loses its incomplete last line.
+    """
+    if content.startswith(b"\r\n"):
+        return b""
+    end = content.find(b"\r\n\r\n")
+    if end < 0:
+        end = content.rfind(b"\r\n")
+    return content[: end + 2] if end >= 0 else b""
 
 
 def begins_field(line: bytes) -> bool:

@@ -21,6 +21,7 @@ import msgspec
 
 from deliveryagent.mail.envelope import DsnReturn
 from deliveryagent.protocol.diagnosis import ascii_only, plain, quoted, sentence
+from deliveryagent.protocol.headers import header_section
 
 MAIL_SYSTEM = "Mail Delivery System"
 _LINE = 76
@@ -148,19 +149,6 @@ def compose(report: Report, *, bounce_size_limit: int) -> bytes:
         pieces += [_encode([*lines, ""]), body]
     pieces.append(_encode(["", f"--{boundary}--"]))
     return b"".join(pieces)
-
-
-def header_section(content: bytes) -> bytes:
-    """The header section of a message in wire form, its last line end included, the blank line not.
-
-    A piece cut off inside the header section loses its incomplete last line.
-    """
-    if content.startswith(b"\r\n"):
-        return b""
-    end = content.find(b"\r\n\r\n")
-    if end < 0:
-        end = content.rfind(b"\r\n")
-    return content[: end + 2] if end >= 0 else b""
 
 
 def rfc5322_date(moment: float) -> str:

@@ -54,6 +54,7 @@ __all__ = [
     "Holding",
     "Siblings",
     "Take",
+    "TakeUp",
     "Taken",
     "contents",
     "disown",
@@ -66,15 +67,20 @@ __all__ = [
     "rewound",
     "siblings",
     "take",
+    "take_up",
 ]
 
 
 class Take(msgspec.Struct, frozen=True):
-    """Ask for destinations that have work now, at most ``limit``."""
+    """Ask for destinations that have work now, at most ``limit``.
+
+    ``absorb``: also those that only got it from an application's transaction (``queue.inflow``).
+    """
 
     agent: int
     now: float
     limit: int
+    absorb: bool = True
 
 
 class Taken(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -90,6 +96,20 @@ class Taken(msgspec.Struct, frozen=True, array_like=True, gc=False):
     paused_until: float | None
     pause_note: str
     paused_by: str
+
+
+class TakeUp(msgspec.Struct, frozen=True):
+    """Ask for these destinations, as far as they have work now, with the first of what they have waiting.
+
+    ``limit``, ``largest`` and ``octets`` are those of a :class:`Fetch` for each.
+    """
+
+    agent: int
+    now: float
+    names: tuple[str, ...]
+    limit: int
+    largest: int
+    octets: int
 
 
 class Holding(msgspec.Struct, frozen=True):
@@ -147,7 +167,8 @@ _next_ready = Prepared(
 @operation()
 def take(connection: Connection, items: Sequence[Take]) -> list[list[Taken]]:
     """Own destinations that have work now and that nobody else owns, those that waited longest first."""
-    inflow.absorb(connection)
+    if any(wanted.absorb for wanted in items):
+        inflow.absorb(connection, {wanted.agent for wanted in items})
     answers = []
     for wanted in items:
         found = _ready.run(connection, agent=wanted.agent, now=wanted.now, limit=wanted.limit)
@@ -158,6 +179,41 @@ def take(connection: Connection, items: Sequence[Take]) -> list[list[Taken]]:
 
 def _by_name(taken: Taken) -> str:
     return taken.name
+
+
+_wanted = item(destination.c.name, ("now", recipient.c.due.type))
+_free = Bulk(
+    select(destination.c.name)
+    .select_from(_wanted)
+    .join(destination, destination.c.name == _wanted.c.name)
+    .where(
+        destination.c.owner.is_(None),
+        or_(destination.c.paused_until.is_(None), destination.c.paused_until <= _wanted.c.now),
+        destination.c.ready <= _wanted.c.now,
+    )
+    .order_by(destination.c.name)
+    .with_for_update(of=destination, skip_locked=True),
+    _wanted,
+)
+
+
+@operation(reports=True)
+def take_up(connection: Connection, items: Sequence[TakeUp]) -> list[dict[str, Fetched]]:
+    """Own destinations that nobody owns and read their lines, in the transaction that brought them work.
+
+    What is paused or somebody's is left out: ``take`` will say so.
+    """
+    answers = []
+    for wanted in items:
+        rows = _free.answers(connection, [(name, wanted.now) for name in sorted(wanted.names)])
+        names = sorted(name for (name,) in rows)
+        _take.run(connection, [(name, wanted.agent) for name in names])
+        orders = [
+            Fetch(name, wanted.now, None, None, wanted.limit, wanted.largest, wanted.octets)
+            for name in names
+        ]
+        answers.append(dict(zip(names, fetch(connection, orders), strict=True)))
+    return answers
 
 
 @operation(writes=False)

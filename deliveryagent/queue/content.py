@@ -12,6 +12,8 @@ from deliveryagent.queue.bulk import Bulk, Prepared, item, joined, json_rows
 from deliveryagent.queue.operation import operation
 from queue_schema.tables import content
 
+JOINED = 8 * 1024  # octets of a content that is read together with others, as one piece
+
 _wanted = item(content.c.message_id)
 _first_parts = Bulk(
     select(json_rows(content.c.message_id, func.length(content.c.data)), joined(content.c.data))
@@ -41,13 +43,17 @@ def contents(connection: Connection, items: Sequence[Sequence[int]]) -> list[dic
     return [first_parts(connection, ids) for ids in items]
 
 
-def first_parts(connection: Connection, ids: Sequence[int]) -> dict[int, bytes]:
-    """The first parts of these messages' contents, as far as they are there."""
-    rows = [(one,) for one in ids]
+def first_parts(
+    connection: Connection, ids: Sequence[int], *, apart: Sequence[int] = ()
+) -> dict[int, bytes]:
+    """The first parts of these messages' contents, as far as they are there.
+
+    Those of ``apart`` are read one by one: to join large ones and cut them again costs more than it saves.
+    """
     if connection.dialect.name == "postgresql":
-        return dict(_each_part.answers(connection, rows))
-    found: dict[int, bytes] = {}
-    for lengths, data in _first_parts.answers(connection, rows):
+        return dict(_each_part.answers(connection, [(one,) for one in (*ids, *apart)]))
+    found = dict(_each_part.answers(connection, [(one,) for one in apart]))
+    for lengths, data in _first_parts.answers(connection, [(one,) for one in ids]):
         listed = _lengths.decode(lengths) if lengths else []
         if len(data or b"") != sum(length for _, length in listed):
             # An SQLite that ends joined octets at the first zero octet: one by one, then.

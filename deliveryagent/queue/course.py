@@ -1,16 +1,16 @@
 """The course of an order on recipients: step after step, and asking other agents for what they own.
 
-A course is a generator that says what to do next and is told how it went, so that it runs the same in the
-service, where the database thread does it, and in a command that works on the queue itself. Each step is a
-transaction of its own.
+Who calls says how an operation is done (``Do``): in the service the database thread does it, a command works
+on the queue itself. Each step is a transaction of its own.
 
 Guarantees: what other agents own is asked back before it is changed; what they do not give back in time, as it
 is in flight there, is left alone and counted as such.
 """
 
+import asyncio
 from collections import Counter
-from collections.abc import Callable, Collection, Generator
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable, Collection
+from typing import Any
 
 import msgspec
 
@@ -37,23 +37,13 @@ class Tally(msgspec.Struct, kw_only=True):
     owing: list[int] = []
 
 
-class Do(NamedTuple):
-    """Run an operation on an item, in a transaction of its own; its answer is sent back."""
+Do = Callable[[Operation[Any, Any], Any], Awaitable[Any]]
+"""Runs an operation on an item, in a transaction of its own, and gives its answer."""
 
-    operation: Operation[Any, Any]
-    item: Any
-
-
-class Wait(NamedTuple):
-    """Let some seconds pass."""
-
-    seconds: float
+Skip = Callable[[], Collection[tuple[int, int]]]
 
 
-Course = Generator[Do | Wait, Any, dict[str, int]]
-
-
-def first(order: Order, tally: Tally, skip: Callable[[], Collection[tuple[int, int]]]) -> Course:
+async def first(order: Order, tally: Tally, skip: Skip, do: Do) -> dict[str, int]:
     """Carry out an order where nobody else is concerned; returns what other agents own, and how much of it.
 
     ``skip`` says which recipients are in flight here.
@@ -62,7 +52,7 @@ def first(order: Order, tally: Tally, skip: Callable[[], Collection[tuple[int, i
     after: tuple[int, int] | None = (0, 0)
     while after is not None:
         step = msgspec.structs.replace(order, after=after, skip=frozenset(skip()))
-        done: OrderResult = yield Do(orders.order, step)
+        done: OrderResult = await do(orders.order, step)
         tally.messages += done.messages
         tally.recipients += done.recipients
         tally.skipped_active += done.skipped_active
@@ -74,24 +64,20 @@ def first(order: Order, tally: Tally, skip: Callable[[], Collection[tuple[int, i
     return foreign
 
 
-def rest(
-    order: Order,
-    tally: Tally,
-    skip: Callable[[], Collection[tuple[int, int]]],
-    *,
-    foreign: dict[str, int],
-    clock: Callable[[], float],
-) -> Course:
+async def rest(
+    order: Order, tally: Tally, skip: Skip, do: Do, *, foreign: dict[str, int]
+) -> dict[str, int]:
     """Ask other agents for what they own, and carry the order out there as they give it back."""
     if not foreign:
         return {}
     names = sorted(foreign)
-    yield Do(recalls.ask, names)
-    until = clock() + PATIENCE
-    while foreign and clock() < until:
-        yield Wait(_PAUSE)
+    await do(recalls.ask, names)
+    loop = asyncio.get_running_loop()
+    until = loop.time() + PATIENCE
+    while foreign and loop.time() < until:
+        await asyncio.sleep(_PAUSE)
         order = msgspec.structs.replace(order, only=tuple(sorted(foreign)))
-        foreign = yield from first(order, tally, skip)
-    yield Do(recalls.end, names)
+        foreign = await first(order, tally, skip, do)
+    await do(recalls.end, names)
     tally.skipped_active += sum(foreign.values())
     return foreign

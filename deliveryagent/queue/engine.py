@@ -51,8 +51,11 @@ OLDEST_POSTGRESQL = 13
 
 _FACTS = """SELECT pg_backend_pid(), current_setting('server_encoding'),
     CAST(current_setting('server_version_num') AS INTEGER), current_setting('synchronous_commit')"""
+LOCK_TIMEOUT = "5s"
+"""Whoever locks our rows for longer is named, and tried again."""
+
 _SESSION = {
-    "lock_timeout": "5s",  # whoever locks our rows for longer is named, and tried again
+    "lock_timeout": LOCK_TIMEOUT,
     "statement_timeout": "10min",
     "idle_in_transaction_session_timeout": "10s",  # a stopped process must not hold locks for ever
     "jit": "off",

@@ -12,9 +12,15 @@ from typing import Any, NamedTuple
 import msgspec
 
 from deliveryagent.mail.address import destination_of
-from deliveryagent.mail.envelope import RecipientStatus, first_queue_id, queue_id_range
+from deliveryagent.mail.envelope import (
+    FINAL_STATUSES,
+    RecipientStatus,
+    first_queue_id,
+    queue_id_range,
+)
 from deliveryagent.mail.status import is_enhanced
 
+_LIVE = frozenset(RecipientStatus) - FINAL_STATUSES
 _TRIES = re.compile(r"(<=|>=|<|>|=|)\s*([0-9]{1,6})")
 _REPLY_CODE = re.compile(r"[2-5][0-9]{2}")
 _REPLY_CLASS = re.compile(r"([2-5])xx")
@@ -55,7 +61,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def live_only(self) -> bool:
         """Whether finished recipients are left out."""
-        return not self.status and not self.ids
+        return not self.ids and _LIVE.issuperset(self.status)
 
 
 class Condition(NamedTuple):

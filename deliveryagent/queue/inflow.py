@@ -3,18 +3,21 @@
 The SQL functions (``queue_schema.functions``) write messages and recipients like every other door. They do not
 touch ``destination``: its rows are shared, and an application may keep its transaction open for a long time.
 Instead each transaction leaves a row per destination in ``deliveryagent.arrival``, which agents carry on in
-``absorb``. What the functions must know of the configuration, agents write down at their start
+``absorb``. News of its own (``inflow``) tells them to; since news can be lost, they also look at their start
+and every few seconds. What the functions must know of the configuration, agents write down at their start
 (``note_terms``): with agents of different settings, those of the last start or reload hold.
 
-Guarantees: nobody waits for an application's transaction; what is carried on is not lost by a failure.
-On SQLite, whose queue has no other writer, all of this does nothing.
+Guarantees: nobody waits for an application's transaction; what is carried on is not lost by a failure, and the
+owner of a destination hears of it; where nobody enqueues by SQL, claims do not pay for it. On SQLite, whose
+queue has no other writer, all of this does nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 from sqlalchemy import Connection, column, table, text
 
+from deliveryagent.queue import news
 from deliveryagent.queue.bulk import Prepared
 from deliveryagent.queue.operation import operation
 
@@ -35,6 +38,7 @@ _absorb = Prepared(
         ON CONFLICT (name) DO UPDATE SET ready = excluded.ready
         WHERE destination.ready > excluded.ready
             OR destination.ready IS NULL AND excluded.ready IS NOT NULL
+        RETURNING owner
         """
     )
 )
@@ -71,10 +75,15 @@ class Conditions(msgspec.Struct, frozen=True):
     bulk_after: int
 
 
-def absorb(connection: Connection) -> None:
-    """Make destinations ready that got work from applications' transactions."""
+def absorb(connection: Connection, agents: Collection[int] = ()) -> None:
+    """Make destinations ready that got work from applications' transactions, on behalf of ``agents``.
+
+    Others that own one of them may have looked too early, while our transaction had it: they are told.
+    """
     if connection.dialect.name == "postgresql":
-        _absorb.run(connection)
+        owners = {owner for (owner,) in _absorb.run(connection).fetchall()}
+        if owners.difference([None, *agents]):
+            news.tell(connection, "mail")
 
 
 @operation()

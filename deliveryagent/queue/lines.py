@@ -12,7 +12,7 @@ import msgspec
 from sqlalchemy import Connection, Integer, Select, bindparam, func, select, true, tuple_
 
 from deliveryagent.queue.bulk import Bulk, Listing, Row, item
-from deliveryagent.queue.content import first_parts
+from deliveryagent.queue.content import JOINED, first_parts
 from deliveryagent.queue.operation import operation
 from queue_schema.tables import destination, message, recipient
 
@@ -180,20 +180,24 @@ def fetch(connection: Connection, items: Sequence[Fetch]) -> list[Fetched]:
         pages = _fetched_at_once(connection, items)
     else:
         pages = [_fetched(connection, wanted) for wanted in items]
-    small = {one for page in map(_small, items, pages) for one in page}
-    if not small:
+    sizes: dict[int, int] = {}
+    for wanted, page in zip(items, pages, strict=True):
+        sizes |= _small(wanted, page)
+    if not sizes:
         return pages
-    contents = first_parts(connection, sorted(small))
+    small = sorted(one for one, size in sizes.items() if size <= JOINED)
+    large = sorted(one for one, size in sizes.items() if size > JOINED)
+    contents = first_parts(connection, small, apart=large)
     return [msgspec.structs.replace(page, contents=contents) for page in pages]
 
 
-def _small(wanted: Fetch, page: Fetched) -> set[int]:
-    """The messages whose contents come along."""
-    chosen: set[int] = set()
+def _small(wanted: Fetch, page: Fetched) -> dict[int, int]:
+    """The messages whose contents come along, with their sizes."""
+    chosen: dict[int, int] = {}
     room = wanted.octets
     for one in page.recipients:
         if one.size <= wanted.largest and one.size <= room and one.message_id not in chosen:
-            chosen.add(one.message_id)
+            chosen[one.message_id] = one.size
             room -= one.size
     return chosen
 

@@ -1,5 +1,7 @@
 """News between the agents of one queue: that there is mail, an order, a share to look at.
 
+Mail that applications enqueued by SQL is news of its own (``inflow``): it takes a step more to find it.
+
 PostgreSQL carries them (NOTIFY), at the commit of the transaction that causes them and only then; equal news of
 one transaction arrive once. A :class:`Listener` hears them on a connection of its own, in a thread of its own,
 since the database thread's connection is busy with transactions. When that connection breaks it is opened anew,
@@ -24,9 +26,9 @@ from deliveryagent.queue.engine import connecting, is_pooled
 
 CHANNEL = "deliveryagent"
 
-News = Literal["mail", "orders", "shares"]
+News = Literal["mail", "inflow", "orders", "shares"]
 
-EVERYTHING: frozenset[str] = frozenset({"mail", "orders", "shares"})
+EVERYTHING: frozenset[str] = frozenset({"mail", "inflow", "orders", "shares"})
 
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 10.0  # seconds between two tries to connect

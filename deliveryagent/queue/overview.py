@@ -14,9 +14,15 @@ from deliveryagent.queue.states import DestinationState, Member, SiteState
 CAP = 10_000
 """Rows after which counting stops."""
 
+COMPARED = 2_000
+"""Recipients at a destination whose last answers are looked at: each is somewhere else in the store."""
+
 
 class Waiting(msgspec.Struct, frozen=True):
-    """Others that wait at a destination: all of them, and those with the same last answer; up to ``CAP``."""
+    """Others that wait at a destination: all of them, and those with the same last answer.
+
+    Up to ``CAP``, and up to ``COMPARED``.
+    """
 
     all: int
     same_answer: int
@@ -41,19 +47,29 @@ def next_ready(reader: Reader, now: float) -> float | None:
     return earliest
 
 
-def others(reader: Reader, name: str, *, code: int, enhanced: str) -> Waiting:
-    """How many recipients wait at a destination, and with this last answer; the asker is among them."""
-    line = (
-        "(SELECT message_id, number, attempts FROM recipient "
-        "WHERE destination = :name AND due IS NOT NULL LIMIT :most) AS line"
-    )
-    total = reader.value(f"SELECT count(*) FROM {line}", name=name, most=CAP)
-    same = reader.value(
-        f"SELECT count(*) FROM {line} JOIN attempt ON attempt.message_id = line.message_id "
-        "AND attempt.number = line.number AND attempt.attempt = line.attempts "
-        "WHERE attempt.code = :code AND attempt.enhanced = :enhanced",
+def others(reader: Reader, name: str, *, code: int = 0, enhanced: str = "") -> Waiting:
+    """How many recipients wait at a destination, and with this last answer; the asker is among them.
+
+    Without an answer nobody is compared. Those whose turn comes last are: they were tried not long ago.
+    """
+    total = reader.value(
+        "SELECT count(*) FROM (SELECT due FROM recipient "
+        "WHERE destination = :name AND due IS NOT NULL LIMIT :most) AS line",
         name=name,
         most=CAP,
+    )
+    if not (code or enhanced):
+        return Waiting(total, 0)
+    same = reader.value(
+        "SELECT count(*) FROM (SELECT message_id, number FROM recipient "
+        "WHERE destination = :name AND due IS NOT NULL "
+        "ORDER BY bulk DESC, due DESC, message_id DESC, number DESC LIMIT :most) AS line "
+        "JOIN recipient ON recipient.message_id = line.message_id AND recipient.number = line.number "
+        "JOIN attempt ON attempt.message_id = line.message_id "
+        "AND attempt.number = line.number AND attempt.attempt = recipient.attempts "
+        "WHERE attempt.code = :code AND attempt.enhanced = :enhanced",
+        name=name,
+        most=COMPARED,
         code=code,
         enhanced=enhanced,
     )

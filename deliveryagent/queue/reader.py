@@ -3,7 +3,8 @@
 Importing SQLAlchemy takes longer than everything a command that looks into the queue has to do. What such
 commands ask is written as plain SQL, the same text for SQLite and PostgreSQL, with ``:name`` for values.
 Guarantees: nothing can be changed through it; values are never part of a statement's text; all questions of one
-reader see one state of the queue. What cannot be opened raises ``StoreError`` with a hint.
+reader see one state of the queue, and Ctrl-C ends the longest of them. What cannot be opened raises
+``StoreError`` with a hint.
 """
 
 import os
@@ -18,6 +19,7 @@ from deliveryagent.queue.store import CONNECTING, StoreError, examine
 
 _BUSY_TIMEOUT = 5000  # milliseconds to wait for somebody's backup or shell
 _CACHE_KIB = 65536
+_BREATH = 1_000_000  # steps of SQLite's machine, some 10 ms
 _MARK = re.compile(r"(?<!:):([a-z_]+)")
 _BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _SETTINGS = (
@@ -45,7 +47,12 @@ class Reader:
                 _for_postgresql(text), values, prepare=False
             ).fetchall()
             return found
-        return self._driver.execute(text, values).fetchall()  # type: ignore[no-any-return]
+        try:
+            return self._driver.execute(text, values).fetchall()  # type: ignore[no-any-return]
+        except sqlite3.OperationalError as error:
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
+                raise KeyboardInterrupt from None  # nobody else interrupts it (``_breathe``)
+            raise
 
     def value(self, text: str, /, **values: Any) -> Any:
         """The first column of the only row; None when there is none."""
@@ -58,6 +65,19 @@ class Reader:
         if self._postgresql:
             return "extract(epoch FROM clock_timestamp())"
         return "(julianday('now') - 2440587.5) * 86400.0"
+
+    @property
+    def places(self) -> str:
+        """The SQL for a table of ``message_id`` and ``number`` from ``:places``, a JSON list of pairs."""
+        if self._postgresql:
+            return (
+                "(SELECT CAST(value ->> 0 AS bigint) AS message_id, CAST(value ->> 1 AS integer) AS "
+                "number FROM json_array_elements(CAST(:places AS json)))"
+            )
+        return (
+            "(SELECT json_extract(value, '$[0]') AS message_id, "
+            "json_extract(value, '$[1]') AS number FROM json_each(:places))"
+        )
 
     def close(self) -> None:
         """End the connection; a pooler is given back a connection without a transaction."""
@@ -111,10 +131,16 @@ def _open_sqlite(name: str) -> Reader:
         ):
             connection.execute(f"PRAGMA {pragma}").fetchall()
         connection.execute("BEGIN")
+        connection.set_progress_handler(_breathe, _BREATH)
     except BaseException:
         connection.close()
         raise
     return Reader(connection, postgresql=False)
+
+
+def _breathe() -> int:
+    """Called now and then during a long question: Python sees to signals, and Ctrl-C ends the question."""
+    return 0
 
 
 def _open_postgresql(url: str) -> Reader:

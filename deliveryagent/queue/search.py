@@ -1,4 +1,4 @@
-"""Looking into the queue: lists, one message with its history, counts and shapes.
+"""Looking into the queue: lists, one message with its history, counts.
 
 Everything here reads with a connection of its own (``reader.open_queue``), so it works while the service
 runs and while it does not, and without SQLAlchemy, which would take longer to load than the rest takes.
@@ -8,8 +8,8 @@ right now only the service knows.
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby, pairwise
-from typing import Any, Literal
+from itertools import groupby
+from typing import Any
 
 import msgspec
 
@@ -17,19 +17,17 @@ from deliveryagent.mail.address import destination_of
 from deliveryagent.mail.envelope import (
     MOST_ALIVE,
     QueueId,
+    RecipientStatus,
     arrival_of,
-    first_queue_id,
     lifetime_start,
     queue_id_range,
 )
+from deliveryagent.queue import places
 from deliveryagent.queue.answers import LAST_ANSWER, WITH_LAST_ANSWER
-from deliveryagent.queue.filters import Filter, FilterError, conditions
+from deliveryagent.queue.filters import Condition, Filter, FilterError, conditions
 from deliveryagent.queue.reader import Reader
 
 __all__ = ["Filter", "FilterError"]
-
-SHAPE_MINUTES = (5, 10, 20, 40, 80, 160, 320, 640, 1280)
-"""The upper bounds of the age buckets of ``shape``; the last bucket is everything older."""
 
 HISTORY_DEPTH = 100_000
 """How many of the latest recipients ``history`` looks at, besides those that wait."""
@@ -39,7 +37,9 @@ COUNTED = 100_000
 
 _LINE_DEPTH = 50_000  # recipients of a destination looked at before all of them are
 _ALL = 1 << 62
-_OLDEST = 20_000  # recipients looked at for held ones when the queue is too long to count
+_PART = 500  # recipients of a destination read at once
+
+_json = msgspec.json.Encoder()
 
 
 class FoundRecipient(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,14 +138,6 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     whole: bool = True
 
 
-class ShapeRow(msgspec.Struct, frozen=True):
-    """One line of the shape: recipients waiting per age bucket, youngest first."""
-
-    name: str
-    total: int
-    buckets: tuple[int, ...]
-
-
 _RECIPIENT = (
     *("number", "address", "destination", "status", "attempts", "due", "updated", "finished"),
     *("notify", "orcpt", "owed", "reported", "warned"),
@@ -165,11 +157,11 @@ _COLUMNS = ", ".join(
 )
 _SELECT = f"SELECT {_COLUMNS} FROM recipient {WITH_LAST_ANSWER}"
 # Live recipients are found by the index that holds nothing else, however long the history is.
-_SELECT_LIVE = (
-    f"SELECT {_COLUMNS} FROM recipient AS line JOIN recipient "
-    "ON recipient.message_id = line.message_id AND recipient.number = line.number "
+_OF_LINE = (
+    "JOIN recipient ON recipient.message_id = line.message_id AND recipient.number = line.number "
     f"{WITH_LAST_ANSWER}"
 )
+_SELECT_LIVE = f"SELECT {_COLUMNS} FROM recipient AS line {_OF_LINE}"
 _TRIED = ", ".join(Tried.__struct_fields__)
 
 
@@ -182,10 +174,14 @@ def find(
     border of a page appears on both. Raises ``FilterError``.
     """
     meant = conditions(wanted)
-    select, place = (_SELECT, "recipient")
+    near = places.of_destination(reader, wanted, after)
+    if near is not None:
+        return _grouped(reader, _among(reader, near, meant, limit))
+    select, place, live = (_SELECT, "recipient", "")
     if wanted.live_only:
         select, place = (_SELECT_LIVE, "line")
-    live = "line.finished IS NULL AND " if wanted.live_only else ""
+        held = set(wanted.status) == {RecipientStatus.HELD.value}
+        live = "line.status = 'held' AND " if held else "line.finished IS NULL AND "
     rows = reader.rows(
         f"{select} WHERE {live}({place}.message_id, {place}.number) > (:after_id, :after_number) "
         f"AND {meant.text} ORDER BY {place}.message_id, {place}.number LIMIT :limit",
@@ -195,6 +191,21 @@ def find(
         limit=limit,
     )
     return _grouped(reader, rows)
+
+
+def _among(reader: Reader, near: Sequence[places.Place], meant: Condition, limit: int) -> list[Any]:
+    """Rows of up to ``limit`` of these recipients, as far as they are meant."""
+    rows: list[Any] = []
+    for start in range(0, len(near), _PART):
+        if len(rows) >= limit:
+            break
+        rows += reader.rows(
+            f"SELECT {_COLUMNS} FROM {reader.places} AS line {_OF_LINE} WHERE {meant.text} "
+            "ORDER BY line.message_id, line.number",
+            **meant.values,
+            places=_json.encode(near[start : start + _PART]).decode(),
+        )
+    return rows[:limit]
 
 
 def show(reader: Reader, queue_id: int, *, limit: int = 1000, after: int = 0) -> Shown | None:
@@ -246,9 +257,9 @@ def history(reader: Reader, address: str, limit: int) -> list[Found]:
     waiting = reader.rows(place, **wanted, depth=_LINE_DEPTH)
     if not latest and not waiting:  # it may stand far behind in a long line
         waiting = reader.rows(place, **wanted, depth=_ALL)
-    places = {tuple(row) for row in (*latest, *waiting)}
+    found = {tuple(row) for row in (*latest, *waiting)}
     rows: list[Any] = []
-    for queue_id, number in sorted(places, reverse=True)[:limit]:
+    for queue_id, number in sorted(found, reverse=True)[:limit]:
         rows += reader.rows(
             f"{_SELECT} WHERE recipient.message_id = :id AND recipient.number = :number",
             id=queue_id,
@@ -308,8 +319,10 @@ def counts(reader: Reader, now: float, *, most: int = COUNTED) -> Counts:
         now=now,
         most=most,
     )
-    whole = waiting < most
-    held = _held(reader, waiting, most) if whole else _held_among_the_oldest(reader)
+    held = reader.value(
+        "SELECT count(*) FROM (SELECT 1 FROM recipient WHERE status = 'held' LIMIT :most) AS line",
+        most=most,
+    )
     oldest = reader.value("SELECT min(message_id) FROM recipient WHERE finished IS NULL")
     return Counts(
         waiting=waiting,
@@ -320,71 +333,5 @@ def counts(reader: Reader, now: float, *, most: int = COUNTED) -> Counts:
             most=most,
         ),
         oldest=None if oldest is None else arrival_of(oldest),
-        whole=whole and held + waiting < most,
+        whole=max(waiting, held) < most,
     )
-
-
-def _held(reader: Reader, waiting: int, most: int) -> int:
-    """What lives and does not wait."""
-    live = reader.value(
-        "SELECT count(*) FROM (SELECT 1 FROM recipient WHERE finished IS NULL LIMIT :most) AS line",
-        most=most,
-    )
-    return max(0, int(live) - waiting)
-
-
-def _held_among_the_oldest(reader: Reader) -> int:
-    found = reader.value(
-        "SELECT count(*) FILTER (WHERE status = 'held') FROM (SELECT status FROM recipient "
-        "WHERE finished IS NULL ORDER BY message_id, number LIMIT :most) AS line",
-        most=_OLDEST,
-    )
-    return int(found)
-
-
-_NAMES = {
-    "destination": ("recipient.destination", ""),
-    "site": (
-        "coalesce(destination.site, '')",
-        "LEFT JOIN destination ON destination.name = recipient.destination",
-    ),
-    "sender": ("message.sender", "JOIN message ON message.id = recipient.message_id"),
-}
-
-
-def shape(
-    reader: Reader,
-    now: float,
-    by: Literal["destination", "site", "sender"] = "destination",
-    limit: int = 100,
-) -> list[ShapeRow]:
-    """Waiting recipients by age of their message, the fullest lines first (as qshape counts)."""
-    name, join = _NAMES[by]
-    edges = {
-        f"born_{'abcdefghi'[n]}": first_queue_id(now - m * 60) for n, m in enumerate(SHAPE_MINUTES)
-    }
-    younger = ", ".join(f"count(*) FILTER (WHERE id >= :{edge})" for edge in edges)
-    rows = reader.rows(
-        f"SELECT name, count(*) AS total, {younger} FROM ("
-        f"SELECT {name} AS name, recipient.message_id AS id FROM recipient {join} "
-        "WHERE recipient.due IS NOT NULL) AS waiting "
-        "GROUP BY name ORDER BY total DESC, name LIMIT :limit",
-        limit=limit,
-        **edges,
-    )
-    return [_shape_row(*row) for row in rows]
-
-
-def _shape_row(name: str, total: int, *within: int) -> ShapeRow:
-    edges = [0, *within, total]
-    return ShapeRow(name, total, tuple(b - a for a, b in pairwise(edges)))
-
-
-def fullest(reader: Reader, limit: int) -> list[tuple[str, int]]:
-    """Destinations with the number of recipients that wait there, the fullest first."""
-    rows = reader.rows(
-        "SELECT destination, count(*) AS total FROM recipient WHERE due IS NOT NULL "
-        "GROUP BY destination ORDER BY total DESC, destination LIMIT :limit",
-        limit=limit,
-    )
-    return [(name, total) for name, total in rows]

@@ -5,8 +5,8 @@ at all. Content of any size arrives part by part before its message does (``stag
 completed is swept at the next start.
 
 Guarantees: the same submission twice (an answer lost with its connection) is one message; the same key with
-the same content is one message; nothing of a refused submission remains. Never judges addresses or sizes:
-that is ``protocol.arrival``.
+the same content is one message; nothing of a refused submission remains; a key that a transaction of somebody
+else holds keeps no other message waiting. Never judges addresses or sizes: that is ``protocol.arrival``.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,7 +16,7 @@ from sqlalchemy import Connection, bindparam, delete, func, select
 
 from deliveryagent.mail.address import destination_of
 from deliveryagent.mail.envelope import ContentFacts, Envelope
-from deliveryagent.queue import news
+from deliveryagent.queue import keys, news
 from deliveryagent.queue.bulk import Bulk, Row, insertion, item
 from deliveryagent.queue.operation import operation
 from queue_schema.tables import (
@@ -27,7 +27,6 @@ from queue_schema.tables import (
     destination,
     message,
     recipient,
-    submission_key,
 )
 
 __all__ = [
@@ -35,6 +34,7 @@ __all__ = [
     "Accepted",
     "Answer",
     "Duplicate",
+    "KeyBusy",
     "KeyConflict",
     "StagedPart",
     "Submission",
@@ -77,7 +77,11 @@ class KeyConflict(msgspec.Struct, frozen=True):
     queue_id: int
 
 
-Answer = Accepted | Duplicate | KeyConflict
+class KeyBusy(msgspec.Struct, frozen=True):
+    """A transaction that is not finished uses the key: nobody knows yet whose it will be."""
+
+
+Answer = Accepted | Duplicate | KeyConflict | KeyBusy
 
 
 class StagedPart(msgspec.Struct, frozen=True):
@@ -103,7 +107,6 @@ _add_recipient = insertion(
     *("notify", "orcpt"),
 )
 _add_arriving = insertion(arriving, "message_id", "started")
-_add_key = insertion(submission_key, "key", "message_id", "digest", "created")
 _announce = insertion(
     destination,
     *("name", "ready"),
@@ -120,13 +123,6 @@ _forget_parts = Bulk(
         ~select(message.c.id).where(message.c.id == content.c.message_id).exists(),
     ),
     _id,
-)
-_key = item(submission_key.c.key)
-_holders = Bulk(
-    select(submission_key.c.key, submission_key.c.message_id, submission_key.c.digest)
-    .select_from(_key)
-    .join(submission_key, submission_key.c.key == _key.c.key),
-    _key,
 )
 _known = select(message.c.id, message.c.sender, message.c.size, message.c.recipient_count).where(
     message.c.id.in_(bindparam("ids", expanding=True))
@@ -155,25 +151,22 @@ def add(connection: Connection, items: Sequence[Submission]) -> list[Answer]:
 
 def _answers_by_key(connection: Connection, items: Sequence[Submission]) -> list[Answer]:
     """Who has the keys after we have tried to take them."""
-    keyed = [item for item in items if item.envelope.key]
-    added = _add_key.run(
+    holders, busy = keys.take(
         connection,
-        [(i.envelope.key, i.queue_id, i.facts.digest, i.arrival) for i in keyed],
+        [
+            (one.envelope.key, one.queue_id, one.facts.digest, one.arrival)
+            for one in items
+            if one.envelope.key
+        ],
     )
-    if added == len(keyed):
-        return [Accepted(one.queue_id) for one in items]
-    keys = sorted({i.envelope.key for i in keyed})
-    rows = _holders.answers(connection, [(key,) for key in keys])
-    holders = {key: (queue_id, digest) for key, queue_id, digest in rows}
     answers: list[Answer] = []
     for one in items:
         queue_id, digest = holders.get(one.envelope.key, (one.queue_id, b""))
-        if queue_id == one.queue_id:
-            answers.append(Accepted(queue_id))
-        elif digest == one.facts.digest:
-            answers.append(Duplicate(queue_id))
+        if queue_id != one.queue_id:
+            same = digest == one.facts.digest
+            answers.append(Duplicate(queue_id) if same else KeyConflict(queue_id))
         else:
-            answers.append(KeyConflict(queue_id))
+            answers.append(KeyBusy() if one.envelope.key in busy else Accepted(queue_id))
     return answers
 
 

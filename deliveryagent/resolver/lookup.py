@@ -83,6 +83,14 @@ class Resolver:
         known = self._found.find((hop.host, hop.mx, protocols))
         return known[1] if known is not None else 0.0
 
+    def learn(
+        self, hop: NextHop, hosts: MailHosts, ttl: float, *, protocols: Protocols = "all"
+    ) -> None:
+        """Remember for ``ttl`` seconds what another resolver with the same settings found."""
+        where = (hop.host, hop.mx, protocols)
+        if self._found.find(where) is None:
+            self._found.keep(where, hosts, ttl)
+
     async def mail_hosts(self, domain: str, *, protocols: Protocols = "all") -> MailHosts | Failure:
         """The hosts that take mail for a domain, in A-labels."""
         return await self.next_hop(NextHop("smtp", domain.lower(), mx=True), protocols=protocols)

@@ -30,8 +30,11 @@ from deliveryagent.protocol import dialogue
 from deliveryagent.protocol.dialogue import Content, Dot, Flight, Outcomes, Step
 from deliveryagent.wire.stream import ReplyStream, reason
 
-HELD_LIMIT = 65536
+HELD_LIMIT = 131072
 """Content up to this many octets goes out in one write together with its dot."""
+
+COPIED = 16384
+"""Content up to this many octets is copied to stand before its dot; to copy more costs more than a buffer."""
 
 CHUNK = 65536
 """Octets of a larger content written between two looks at the peer."""
@@ -189,7 +192,10 @@ class Connection(ReplyStream):
         """Write small content with its dot in one go, and commands of the next message behind it."""
         if ahead:
             self.transcript.sent(ahead)
-        self._out.write(b"".join((content, b".\r\n", ahead)))
+        if len(content) > COPIED:
+            self._out.writelines((content, b".\r\n" + ahead))
+        else:
+            self._out.write(b"".join((content, b".\r\n", ahead)))
 
     def _hold(self, content: bytes) -> Outcomes:
         """Keep small content for one write together with its dot."""

@@ -134,7 +134,7 @@ BEGIN
         PERFORM set_config('synchronous_commit', 'on', true);  -- what was taken is on stable storage
     END IF;
     IF NOT held THEN
-        PERFORM pg_notify('deliveryagent', 'mail');
+        PERFORM pg_notify('deliveryagent', 'inflow');
     END IF;
     RETURN deliveryagent.shown_id(id);
 END $fn$;

@@ -35,9 +35,11 @@ def limits(**seconds: float) -> ReuseSettings:
     return ReuseSettings(**times)
 
 
-def run(story: Callable[[Connections, float], Awaitable[None]], limit: int = 10) -> None:
+def run(
+    story: Callable[[Connections, float], Awaitable[None]], limit: int = 10, spare: int = 99
+) -> None:
     async def go() -> None:
-        kept = Connections(limit=limit)
+        kept = Connections(limit=limit, spare=lambda _: spare)
         await story(kept, asyncio.get_running_loop().time())
         kept.close()
 
@@ -138,12 +140,36 @@ def test_the_sessions_of_one_site_can_be_ended() -> None:
         there = FakeSession(opened=now, site="example.com")
         kept.put(here)
         kept.put(there)
-        kept.release("example.net")
+        kept.release(["example.net"])
         assert (here.left, there.left, len(kept)) == (1, 0, 1)
-        kept.release("")
+        kept.release([])
         assert (there.left, len(kept)) == (1, 0)
 
     run(story)
+
+
+@pytest.mark.parametrize(
+    ("spare", "gone"), [(2, [1, 0, 0]), (0, [1, 1, 1]), (-1, [1, 1, 1]), (3, [0] * 3)]
+)
+def test_idle_sessions_make_room_where_a_site_has_no_place_for_them(
+    spare: int, gone: list[int]
+) -> None:
+    async def story(kept: Connections, now: float) -> None:
+        early = limits(cache=1.0)
+        here = [FakeSession(opened=now, reuse=early)]
+        here += [FakeSession(key, opened=now) for key in "ba"]
+        there = FakeSession(opened=now, site="example.com", reuse=early)
+        for session in (*here, there):
+            kept.put(session)
+        kept.fit("example.org")
+        kept.fit("example.net")
+        assert [session.left for session in here] == gone
+        assert (there.left, len(kept)) == (0, 4 - sum(gone))
+        taken = [kept.take([key]) for key in ("b", "a", "a", "a")]
+        kept.fit("example.net")
+        assert sum(session.left for session in here if session in taken) == 0
+
+    run(story, spare=spare)
 
 
 def test_after_closing_nothing_is_kept() -> None:

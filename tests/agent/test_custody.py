@@ -35,6 +35,7 @@ def first_never(request: DeliveryRequest) -> DeliveryResult | None:
 
 def test_new_mail_for_a_destination_in_custody_is_not_read_back(tmp_path: Path) -> None:
     async def story(stage: Stage) -> None:
+        await stage.idle()
         await stage.take_over(stage.letters("first@a.test"))
         await until(lambda: stage.worker.seen and stage.destination("a.test").open)
         await stage.take_over(stage.letters("second@a.test"))
@@ -62,6 +63,7 @@ def test_what_is_handed_over_carries_what_the_store_knows(tmp_path: Path) -> Non
 
 def test_mail_for_later_waits_although_its_destination_is_here(tmp_path: Path) -> None:
     async def story(stage: Stage) -> None:
+        await stage.idle()
         await stage.take_over(stage.letters("first@a.test"))
         await until(lambda: stage.worker.seen and stage.destination("a.test").open)
         await stage.take_over(stage.letters("later@a.test", not_before=stage.now + 60))
@@ -146,6 +148,34 @@ def test_slow_destinations_make_room_for_others(
         assert requested(stage).most_common(1)[0][1] == 1
 
     play(tmp_path, answers, story)
+
+
+def test_contents_in_memory_stay_within_their_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(custody, "CONTENT_LIMIT", 1000)
+    most = 0
+
+    def answers(request: DeliveryRequest) -> DeliveryResult | None:
+        nonlocal most
+        most = max(most, stages[0].manager.custody.content)
+        return delivered(request)
+
+    stages: list[Stage] = []
+
+    async def story(stage: Stage) -> None:
+        stages.append(stage)
+        names = [f"u{n}@d{n % 7}.test" for n in range(300)]
+        await asyncio.gather(
+            *(stage.database.submit(submissions.add, one) for one in stage.letters(*names))
+        )
+        stage.manager.nudge()
+        await stage.idle()
+        assert requested(stage) == Counter(names)
+        assert stage.manager.custody.content == 0
+        assert 0 < most <= 1000
+
+    play(tmp_path, answers, story, delay=0.001)
 
 
 def test_what_a_destination_holds_shrinks_with_its_pace(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deliveryagent.agent.lines import NO_LIMIT, Lines
+from deliveryagent.agent.lines import ENOUGH, NO_LIMIT, Lines
 from tests.doubles.courier import request
 
 SITES = ("a.test", "b.test", "")
@@ -122,3 +122,43 @@ def test_limits_and_order_hold_whatever_happens(acts: list[tuple[str, str, int]]
                     assert lines.begin(line).serial == waiting[line.site].pop(0)
                     running[line.site] += 1
     assert len(lines) <= len(SITES)
+
+
+def crowded(lag: float) -> Lines:
+    """So many sites have one request running that the process has enough to do."""
+    lines = Lines()
+    for serial in range(ENOUGH):
+        lines.add(request("kim@example.net", serial=serial, site=f"s{serial}"))
+    assert len(begun(lines)) == ENOUGH
+    lines.breathe(lag)
+    return lines
+
+
+def test_a_site_that_waits_for_us_gets_no_second_session_while_there_is_enough_to_do() -> None:
+    lines = crowded(0.01)
+    lines.took("s0", 0.05)
+    lines.took("s1", 0.5)
+    lines.add(request("kim@example.net", serial=101, site="s0"))
+    lines.add(request("kim@example.net", serial=102, site="s1"))
+    lines.add(request("kim@example.net", serial=103, site="new"))
+    assert sorted(begun(lines)) == [102, 103], "we wait for the second one, and the third has none"
+    assert lines.next_of("s0") is not None, "who has a session goes on with it"
+    lines.end("s0")
+    assert begun(lines) == [101]
+
+
+def test_when_there_is_breath_again_what_was_spared_begins() -> None:
+    lines = crowded(0.01)
+    lines.took("s0", 0.05)
+    lines.add(request("kim@example.net", serial=101, site="s0"))
+    assert begun(lines) == []
+    assert not lines.breathe(0.01)
+    assert lines.breathe(0.001)
+    assert begun(lines) == [101]
+
+
+def test_with_little_to_do_every_site_has_all_its_sessions() -> None:
+    lines = filled("a", "a", "a")
+    lines.breathe(1.0)
+    lines.took("a", 0.001)
+    assert begun(lines) == [1, 2, 3]

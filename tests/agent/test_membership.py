@@ -256,7 +256,7 @@ def test_mail_that_others_took_in_is_looked_for_at_once(
     async def story(scene: Scene) -> None:
         await scene.until(lambda: scene.manager.idle)
         scene.manager.idled.clear()
-        scene.membership.heard(frozenset({"mail"}))
+        scene.membership.heard(frozenset({"mail", "inflow"}))
         assert not scene.manager.idle
 
     play(tmp_path, postgres_store, story)

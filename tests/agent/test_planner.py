@@ -104,7 +104,7 @@ def test_domains_with_the_same_hosts_are_one_site() -> None:
         client = clients.of(-1, "smtp")
         names = set()
         for domain in ("example.net", "other.test"):
-            name, ttl = await planner.site(parse_next_hops(domain)[0], client)
+            name, ttl, _ = await planner.site(parse_next_hops(domain)[0], client)
             names.add(name)
             assert 0 < ttl <= 3600
         assert names == {"a.test,b.test,c.test"}

@@ -35,11 +35,15 @@ class Hand:
 
     def say(self, frame: frames.ToWorker) -> None:
         self.heard.append(frame)
-        if isinstance(frame, frames.Release) and not self.deaf:
-            assert self.slots is not None
-            asyncio.get_running_loop().call_soon(
-                self.slots.released, cast("Worker", self), frame.site
-            )
+        if not self.deaf:
+            asyncio.get_running_loop().call_soon(self.answer)
+
+    def answer(self) -> None:
+        """Say that the sessions are ended."""
+        last = self.heard[-1]
+        assert self.slots is not None
+        assert isinstance(last, frames.Release)
+        self.slots.released(cast("Worker", self), last.serial)
 
 
 class Agent:
@@ -208,6 +212,33 @@ def test_slots_are_not_given_away_before_idle_sessions_are_ended(postgres_store:
     play(postgres_store, story)
 
 
+def test_what_ends_while_idle_sessions_are_ended_goes_back_later(postgres_store: Store) -> None:
+    """It leaves idle sessions of its own, of which the workers' answer says nothing."""
+    slots = "SELECT slots FROM site_share WHERE agent = 1"
+
+    async def story(one: Agent, two: Agent) -> None:
+        one.wait(100)
+        await one.until(LIMIT)
+        one.hand.deaf = True
+        two.wait(100)
+        two.go()
+        one.end(2)
+        async with asyncio.timeout(20):
+            while not one.hand.heard:
+                await one.slots.news()
+                await asyncio.sleep(0.02)
+            one.end(3)
+            one.hand.answer()
+            while postgres_store.rows(slots) == [(LIMIT,)]:  # noqa: ASYNC110 - nobody tells a test
+                await asyncio.sleep(0.02)
+            assert postgres_store.rows(slots) == [(LIMIT - 2,)]
+            one.hand.deaf = False
+            one.hand.answer()
+            await two.until(LIMIT // 2)
+
+    play(postgres_store, story)
+
+
 def test_what_is_not_used_goes_back_by_itself(postgres_store: Store) -> None:
     async def story(one: Agent, two: Agent) -> None:
         one.wait(2)
@@ -241,7 +272,7 @@ def test_an_agent_that_was_alone_tells_what_it_has_in_flight(postgres_store: Sto
         await one.slots.join()
         rows = postgres_store.rows("SELECT slots FROM site_share WHERE agent = 1")
         assert rows == [(LIMIT - 3,)]
-        assert frames.Release("") in one.hand.heard
+        assert [f.sites for f in one.hand.heard if isinstance(f, frames.Release)] == [[]]
         await two.until(3)
         assert one.go() + two.go() <= LIMIT
 

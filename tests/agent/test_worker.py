@@ -189,13 +189,13 @@ def test_released_sessions_say_quit(journal: Path) -> None:
         async with ScriptedPeer(host=FIRST, port=port) as peer:
             worker.say(frames.Deliver(numbered(1, site="here")))
             await worker.result(1)
-            worker.say(frames.Release("there"))
+            worker.say(frames.Release(1, ["there"]))
             worker.say(frames.Deliver(numbered(2, site="here")))
             await worker.result(2)
             assert len(peer.clients) == 1
-            worker.say(frames.Release("here"))
+            worker.say(frames.Release(2, ["here"]))
             await until(lambda: "QUIT" in peer.verbs())
-            assert frames.Released("here") in worker.heard
+            assert frames.Released(2) in worker.heard
             worker.say(frames.Deliver(numbered(3, site="here")))
             await worker.result(3)
             assert len(peer.clients) == 2

@@ -208,6 +208,7 @@ async def open_office(
     door = QueueDoor(
         database=database,
         trouble=lambda: "",
+        coming=lambda _: None,
         accepted=lambda _: None,
         new_id=QueueIds(last=0, clock=clock, rng=random.Random(1)),
     )

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import pytest
 import uvloop
 
-from deliveryagent.mail.delivery import Failure, Trouble
+from deliveryagent.mail.delivery import Failure, Outcome, Stage, Trouble
 from deliveryagent.protocol import dialogue
 from deliveryagent.protocol.capabilities import Capabilities
 from deliveryagent.protocol.dialogue import Answer, Exchange
@@ -83,6 +83,12 @@ async def send(
     people = recipients(count)
     talk = dialogue.transaction(message(recipients=people), people, capabilities, reset=reset)
     return await connection.play(talk, content=content, on_dot=on_dot)
+
+
+async def ask(connection: Connection, command: bytes, stage: Stage) -> Outcome:
+    """What becomes of one command outside a transaction."""
+    outcomes = connection.speak(command) or await connection.replies((stage,))
+    return outcomes[-1]
 
 
 async def deliver(peer: ScriptedPeer, limits: StageLimits = PATIENT, **facts: Any) -> Exchange:

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from deliveryagent.intake.admission import Peer
 from deliveryagent.intake.envelope import Terms, parse_notify
-from deliveryagent.intake.submit import InternalError, Reception, told
+from deliveryagent.intake.submit import InternalError, Reception, answer_of, told
 from deliveryagent.mail.envelope import DsnReturn, Notify, QueueId
 from deliveryagent.protocol.arrival import LimitSettings
 from deliveryagent.protocol.local import ServiceError
 from deliveryagent.protocol.sending import SendRequest
-from deliveryagent.queue.submissions import StagedPart, Submission
+from deliveryagent.queue.submissions import KeyBusy, StagedPart, Submission
 from deliveryagent.queue.thread import StoreUnavailable
 
 NOW = 1762778407.0
@@ -165,3 +165,9 @@ def test_what_callers_are_told() -> None:
     fault = told(KeyError("secret"))
     assert isinstance(fault, InternalError)
     assert "secret" not in f"{fault} {fault.hint}"
+
+
+def test_a_key_in_use_elsewhere_is_worth_another_try() -> None:
+    with pytest.raises(ServiceError, match='not finished uses the key "order-1"') as caught:
+        answer_of(KeyBusy(), "order-1")
+    assert caught.value.code == 75

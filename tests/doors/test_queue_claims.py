@@ -10,7 +10,16 @@ import pytest
 from sqlalchemy import Connection, event, text
 
 from deliveryagent.queue import claims, content, leases, submissions
-from deliveryagent.queue.claims import Claimed, Cursor, Fetch, GiveBack, Siblings, Take, rewound
+from deliveryagent.queue.claims import (
+    Claimed,
+    Cursor,
+    Fetch,
+    GiveBack,
+    Siblings,
+    Take,
+    TakeUp,
+    rewound,
+)
 from tests.doubles.stores import AGENT, NOW, Store, letter, outcome
 
 
@@ -312,6 +321,17 @@ def test_small_contents_come_with_their_recipients_as_far_as_there_is_room(store
     assert plain.contents == {}
 
 
+def test_large_contents_come_along_with_small_ones(store: Store) -> None:
+    wanted = [
+        bytes([n]) * size for n, size in enumerate((5, content.JOINED + 1, 70_000, 9, 20_000))
+    ]
+    letters = [letter("x@one.example", content=one) for one in wanted]
+    store.add(*letters)
+    order = Fetch("one.example", NOW, None, None, 10, largest=1 << 20, octets=1 << 20)
+    (page,) = store.run(claims.fetch, order)
+    assert [page.contents[one.queue_id] for one in letters] == wanted
+
+
 def test_a_part_that_is_not_there_is_none(store: Store) -> None:
     one = letter("x@a.example", content=b"\0ab")
     store.add(one)
@@ -510,3 +530,34 @@ def test_postgresql_reads_the_waiting_line_by_its_index(postgres_store: Store) -
         lines = "\n".join(row[0] for row in plan)
     assert "Index Scan using ix_recipient_due" in lines
     assert "Sort" not in lines
+
+
+def take_up(store: Store, *names: str, agent: int = AGENT) -> dict[str, claims.Fetched]:
+    store.register(agent)
+    wanted = TakeUp(agent=agent, now=NOW, names=names, limit=10, largest=0, octets=0)
+    found: dict[str, claims.Fetched] = store.do(claims.take_up, wanted)
+    return found
+
+
+def test_taking_up_owns_destinations_and_reads_their_lines_at_once(store: Store) -> None:
+    store.add(letter("x@a.example"), letter("y@a.example"), letter("x@b.example"))
+    pages = take_up(store, "b.example", "a.example", "unknown.example")
+    read = {name: [r.address for r in page.recipients] for name, page in pages.items()}
+    assert read == {"a.example": ["x@a.example", "y@a.example"], "b.example": ["x@b.example"]}
+    assert all(page.exhausted for page in pages.values())
+    assert ready(store) is None
+    assert names(store, agent=2) == []
+    store.add(letter("z@a.example"))
+    assert take_up(store, "a.example") == {}, "it is ours already"
+    assert names(store) == ["a.example"]
+
+
+def test_taking_up_leaves_out_what_is_not_due_or_paused_or_somebodys(store: Store) -> None:
+    store.add(letter("x@later.example", arrival=NOW + 9), letter("x@paused.example"))
+    store.add(letter("x@resumed.example"))
+    store.force(f"UPDATE destination SET paused_until = {NOW + 9} WHERE name = 'paused.example'")
+    store.force(f"UPDATE destination SET paused_until = {NOW - 9} WHERE name = 'resumed.example'")
+    store.add(letter("x@theirs.example"))
+    assert list(take_up(store, "theirs.example", agent=2)) == ["theirs.example"]
+    every = ("later.example", "paused.example", "resumed.example", "theirs.example")
+    assert list(take_up(store, *every)) == ["resumed.example"]

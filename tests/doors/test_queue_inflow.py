@@ -73,7 +73,7 @@ def test_agents_hear_of_mail_at_the_commit(queue: Store) -> None:
             enqueue(connection, hold=True)
             connection.commit()
         heard = list(listener.notifies(timeout=10, stop_after=1))
-        assert [notice.payload for notice in heard] == ["mail"]
+        assert [notice.payload for notice in heard] == ["inflow"]
         assert list(listener.notifies(timeout=0.1)) == [], "held mail is no news"
 
 

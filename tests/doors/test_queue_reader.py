@@ -1,14 +1,17 @@
 """A connection that only reads, without SQLAlchemy."""
 
+import os
+import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from deliveryagent.mail.address import destination_of
-from deliveryagent.queue import overview, search
+from deliveryagent.queue import overview, search, shape
 from deliveryagent.queue.leases import present
 from deliveryagent.queue.reader import Reader, open_queue
 from deliveryagent.queue.search import Filter
@@ -87,7 +90,7 @@ def test_an_address_far_behind_in_a_line_is_found(
 
 def test_the_fullest_destinations_come_first(store: Store) -> None:
     store.add(letter("x@b.example"), letter("x@a.example", "y@a.example"))
-    assert store.read(search.fullest, 5) == [("a.example", 2), ("b.example", 1)]
+    assert store.read(shape.fullest, 5) == [("a.example", 2), ("b.example", 1)]
     with open_queue(store.url) as reader:
         state = overview.one_destination(reader, "a.example")
         assert state is not None
@@ -131,3 +134,14 @@ def test_a_reader_may_stand_inside_somebody_elses_transaction(store: Store) -> N
     with store.engine.begin() as connection:
         found = search.find(Reader.over(connection), Filter(to="@a.example"), 10)
     assert [one.recipients[0].address for one in found] == ["ann@a.example"]
+
+
+def test_a_long_question_is_ended_by_ctrl_c(sqlite_store: Store) -> None:
+    endless = (
+        "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n) SELECT max(n) FROM n"
+    )
+    threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    with open_queue(sqlite_store.url) as reader:
+        with pytest.raises(KeyboardInterrupt):
+            reader.rows(endless)
+        assert reader.value("SELECT 1") == 1

@@ -1,13 +1,16 @@
 """Orders among several agents: what others own is asked back first."""
 
+import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from deliveryagent.queue import claims, course, orders, recalls
 from deliveryagent.queue.claims import GiveBack
-from deliveryagent.queue.course import Course, Do, Tally
+from deliveryagent.queue.course import Tally
 from deliveryagent.queue.filters import Filter
+from deliveryagent.queue.operation import Operation
 from deliveryagent.queue.orders import FOREVER, Kind, Order, Pause, Resume
 from tests.doubles.stores import NOW, Store, letter
 
@@ -84,44 +87,41 @@ def test_a_pause_recalls_the_destination_until_its_end(shared: Store) -> None:
     assert shared.do(recalls.asked, 2) == []
 
 
-def play(store: Store, steps: Course, *, waits: Any = None) -> dict[str, int]:
-    """Drive a course against the store; ``waits`` is called at each wait."""
-    answer: Any = None
-    while True:
-        try:
-            step = steps.send(answer)
-        except StopIteration as end:
-            return dict(end.value)
-        if isinstance(step, Do):
-            answer = store.do(step.operation, step.item)
-        else:
-            answer = None
-            if waits is not None:
-                waits()
+def play(
+    store: Store, order: Order, tally: Tally, *, recalled: Callable[[], None] = lambda: None
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Carry an order out: what others own at first, and at last; ``recalled``: they have been asked."""
+
+    async def do(operation: Operation[Any, Any], item: Any) -> Any:
+        answer = store.do(operation, item)
+        if operation is recalls.ask:
+            recalled()
+        return answer
+
+    async def carry_out() -> tuple[dict[str, int], dict[str, int]]:
+        foreign = await course.first(order, tally, tuple, do)
+        return foreign, await course.rest(order, tally, tuple, do, foreign=foreign)
+
+    return asyncio.run(carry_out())
 
 
 def test_an_order_waits_for_other_agents_and_then_goes_on(shared: Store) -> None:
-    order, tally = Order(kind="delete", filter=ALL, now=NOW, agent=1), Tally()
-    foreign = play(shared, course.first(order, tally, tuple))
-    assert foreign == {"b.example": 1}
-
     def give_back() -> None:
         (asked,) = shared.do(recalls.asked, 2)
         shared.do(claims.give_back, GiveBack(asked.name, 2, asked.not_before))
 
-    moments = iter(range(1000))
-    rest = course.rest(order, tally, tuple, foreign=foreign, clock=lambda: next(moments))
-    assert play(shared, rest, waits=give_back) == {}
+    order, tally = Order(kind="delete", filter=ALL, now=NOW, agent=1), Tally()
+    assert play(shared, order, tally, recalled=give_back) == ({"b.example": 1}, {})
     assert (tally.recipients, tally.skipped_active) == (3, 0)
     assert set(states(shared).values()) == {"deleted"}
     assert shared.rows("SELECT name FROM recall") == []
 
 
-def test_what_stays_in_flight_elsewhere_is_counted_and_left_alone(shared: Store) -> None:
+def test_what_stays_in_flight_elsewhere_is_counted_and_left_alone(
+    shared: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(course, "PATIENCE", 0.3)
     order, tally = Order(kind="delete", filter=ALL, now=NOW, agent=1), Tally()
-    foreign = play(shared, course.first(order, tally, tuple))
-    moments = iter(range(1000))
-    rest = course.rest(order, tally, tuple, foreign=foreign, clock=lambda: next(moments))
-    assert play(shared, rest) == {"b.example": 1}
+    assert play(shared, order, tally) == ({"b.example": 1}, {"b.example": 1})
     assert (tally.recipients, tally.skipped_active) == (2, 1)
     assert states(shared)["b.example"] == "queued"

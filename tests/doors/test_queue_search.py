@@ -7,9 +7,11 @@ from sqlalchemy import event
 
 from deliveryagent.mail.envelope import format_queue_id
 from deliveryagent.queue import search
+from deliveryagent.queue import shape as shapes
 from deliveryagent.queue.filters import Filter, FilterError, conditions
 from deliveryagent.queue.reader import Reader
-from deliveryagent.queue.search import Counts, ShapeRow
+from deliveryagent.queue.search import Counts
+from deliveryagent.queue.shape import ShapeRow
 from deliveryagent.queue.submissions import Submission
 from tests.doubles.stores import NOW, Store, letter, outcome
 
@@ -246,21 +248,21 @@ def test_the_shape_of_the_queue(store: Store) -> None:
         *(letter(f"x@{d}.example", arrival=NOW - age) for age in ages for d in "aab"[: age % 7])
     )
     store.add(letter("x@c.example", arrival=NOW - 60, sender="eve@x.org", hold=True))
-    shape = store.read(search.shape, NOW)
+    shape = store.read(shapes.shape, NOW)
     assert [row.name for row in shape] == ["a.example", "b.example"]
     assert shape[0].total == sum(shape[0].buckets)
-    assert len(shape[0].buckets) == len(search.SHAPE_MINUTES) + 1
+    assert len(shape[0].buckets) == len(shapes.SHAPE_MINUTES) + 1
     store.force("UPDATE destination SET site = 's'")
-    (by_site,) = store.read(search.shape, NOW, "site")
-    (by_sender,) = store.read(search.shape, NOW, "sender")
+    (by_site,) = store.read(shapes.shape, NOW, "site")
+    (by_sender,) = store.read(shapes.shape, NOW, "sender")
     assert by_site == ShapeRow("s", by_sender.total, by_sender.buckets)
     assert by_sender.name == "joe@example.org"
-    assert len(store.read(search.shape, NOW, limit=1)) == 1
+    assert len(store.read(shapes.shape, NOW, limit=1)) == 1
 
 
 def test_buckets_hold_what_their_ages_say(store: Store) -> None:
     store.add(*(letter("x@a.example", arrival=NOW - age) for age in (1, 299, 301, 601, 80_000)))
-    (row,) = store.read(search.shape, NOW)
+    (row,) = store.read(shapes.shape, NOW)
     assert row.buckets == (2, 1, 1, 0, 0, 0, 0, 0, 0, 1)
 
 

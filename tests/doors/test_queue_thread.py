@@ -364,7 +364,9 @@ def _fill_and_free(place: Path) -> None:
         async def fill() -> None:
             while True:
                 one = letter("x@a.example", content=bytes(50_000))
-                accepted.append((await database.submit(submissions.add, one)).queue_id)
+                answer = await database.submit(submissions.add, one)
+                assert isinstance(answer, submissions.Accepted)
+                accepted.append(answer.queue_id)
 
         with pytest.raises(StoreUnavailable, match="disk is full"):
             await fill()

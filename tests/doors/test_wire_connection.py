@@ -10,13 +10,14 @@ from deliveryagent.mail.delivery import Failure, Stage, Trouble
 from deliveryagent.mail.status import SmtpReply
 from deliveryagent.protocol import dialogue
 from deliveryagent.protocol.dialogue import Outcomes, Step
-from deliveryagent.wire.connection import HELD_LIMIT, Connection, ContentError
+from deliveryagent.wire.connection import COPIED, HELD_LIMIT, Connection, ContentError
 from deliveryagent.wire.stream import _DOING
 from tests.doors.talks import (
     BODY,
     PATIENT,
     QUICK,
     Run,
+    ask,
     both_loops,
     deliver,
     dialled,
@@ -92,6 +93,19 @@ def test_small_content_and_its_dot_arrive_together(run: Run[None]) -> None:
             assert peer.segments[-1] == BODY + b".\r\n"
             assert peer.segments[-2].startswith(b"MAIL FROM")
             assert peer.segments[-2].endswith(b"DATA\r\n")
+
+    run(main())
+
+
+@both_loops
+@pytest.mark.parametrize("octets", [COPIED, COPIED + 1, HELD_LIMIT])
+def test_a_content_that_is_not_copied_arrives_whole(run: Run[None], octets: int) -> None:
+    async def main() -> None:
+        async with ScriptedPeer() as peer:
+            content = LINE * ((octets - 2) // len(LINE))
+            content += b"x" * (octets - 2 - len(content)) + b"\r\n"
+            assert told(await deliver(peer, content=content)) == ["dot 250"]
+            assert peer.messages[0].raw == content
 
     run(main())
 
@@ -306,8 +320,9 @@ def test_a_session_carries_many_messages(run: Run[None]) -> None:
                 assert exchange.reusable
                 reset = exchange.needs_reset
             assert results == ["dot 250", "rcpt 550", "dot 250"]
-            assert await connection.play(dialogue.rset()) == SmtpReply(250, "", "peer.example")
-            goodbye = await connection.play(dialogue.quit_session())
+            reset_to = await ask(connection, b"RSET\r\n", Stage.RSET)
+            assert reset_to == SmtpReply(250, "", "peer.example")
+            goodbye = await ask(connection, b"QUIT\r\n", Stage.QUIT)
             assert isinstance(goodbye, SmtpReply)
             assert goodbye.code == 221
             assert peer.verbs() == [
@@ -325,7 +340,7 @@ def test_a_session_carries_many_messages(run: Run[None]) -> None:
 def test_quit_without_waiting_still_arrives(run: Run[None]) -> None:
     async def main() -> None:
         async with ScriptedPeer({"QUIT": Stall()}) as peer, introduced(peer) as (connection, _):
-            assert await connection.play(dialogue.quit_session(wait=False)) is None
+            assert connection.speak(b"QUIT\r\n") == ()
             connection.close()
             connection.close()
             await asyncio.sleep(0.05)

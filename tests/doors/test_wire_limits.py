@@ -12,6 +12,7 @@ from tests.doors.talks import (
     QUICK,
     SOON,
     Run,
+    ask,
     both_loops,
     deliver,
     dialled,
@@ -70,8 +71,8 @@ def test_each_stage_around_a_transaction_has_its_own_limit(run: Run[None]) -> No
             if command == "EHLO":
                 return hello.outcome
             if command == "RSET":
-                return await connection.play(dialogue.rset())
-            return await connection.play(dialogue.quit_session())
+                return await ask(connection, b"RSET\r\n", Stage.RSET)
+            return await ask(connection, b"QUIT\r\n", Stage.QUIT)
 
     async def main() -> None:
         for command, limit in (
@@ -127,7 +128,7 @@ def test_a_limit_is_kept_however_the_one_before_it_was_set(run: Run[None]) -> No
             introduced(peer, only(rset_timeout=SOON)) as (connection, capabilities),
         ):
             assert told(await send(connection, capabilities)) == ["dot 250"]
-            outcome = await connection.play(dialogue.rset())
+            outcome = await ask(connection, b"RSET\r\n", Stage.RSET)
             assert isinstance(outcome, Failure)
             assert outcome.trouble is Trouble.TIMEOUT
         script = {"MAIL": Pause(0.25, "250 ok"), "DOT": Pause(0.25, "250 ok")}
@@ -147,7 +148,7 @@ def test_no_limit_is_no_limit(run: Run[None]) -> None:
         ):
             assert told(await send(connection, capabilities)) == ["dot 250"]
             assert isinstance(connection, Connection)
-            assert isinstance(await connection.play(dialogue.rset()), SmtpReply)
+            assert isinstance(await ask(connection, b"RSET\r\n", Stage.RSET), SmtpReply)
 
     run(main())
 

@@ -148,7 +148,7 @@ class Courier:
         )
         self.resolver = Resolver(self.settings.dns)
         self.journal = Journal.create(self.path, IDENTITY)
-        self.connections = Connections(limit=20)
+        self.connections = Connections(limit=20, spare=lambda _: 20)
         self.clients = Clients(self.settings)
         self.means = Means(
             planner=Planner(self.resolver, random.Random(5)),

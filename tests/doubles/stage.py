@@ -1,4 +1,7 @@
-"""A queue manager on its stage: a real SQLite queue, a clock that tests set, one worker that acts."""
+"""A queue manager on its stage: a real queue, a clock that tests set, one worker that acts.
+
+The queue is an SQLite file unless the option ``url`` says otherwise.
+"""
 
 import asyncio
 import random
@@ -43,7 +46,7 @@ class Stage:
         self.now = START
         self.rng = random.Random(7)
         self.path = tmp_path
-        self.engine = open_writer(f"sqlite:///{tmp_path}/queue.sqlite3")
+        self.engine = open_writer(options.get("url", f"sqlite:///{tmp_path}/queue.sqlite3"))
         self.identity = ensure(self.engine)
         self.database = Database(self.engine)
         self.ids = QueueIds(last=0, clock=self.clock, rng=self.rng)
@@ -141,6 +144,7 @@ class Stage:
             done.set_result(answers)
 
         self.database.submit_many(submissions.add, wanted, taken)
+        self.manager.coming(wanted)
         await done
 
     async def idle(self) -> None:

@@ -5,6 +5,7 @@ request; what was asked is kept in ``seen``.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 
 from deliveryagent.agent import frames
@@ -82,6 +83,9 @@ class WorkerDouble:
         self.ready = True
         self.draining = False
         self.in_flight = 0
+        self.unsent = 0
+        self.reading = 0
+        self.wanted: deque[frames.Fetch] = deque()
         self.sessions = 0
         self.lag = 0.0
         self.restarts = 0
@@ -108,7 +112,7 @@ class WorkerDouble:
                 self.most = max(self.most, self.in_flight)
                 loop.call_later(self.delay, self._answer, frame.request)
             case frames.Release():
-                loop.call_soon(self._hear, frames.Released(frame.site))
+                loop.call_soon(self._hear, frames.Released(frame.serial))
             case frames.Settled():
                 self.settled = max(self.settled, frame.sequence)
                 self.receipts += 1

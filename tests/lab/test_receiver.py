@@ -348,13 +348,18 @@ def test_arrivals_are_kept_in_files(tmp_path: Path) -> None:
     assert (tmp_path / "kept" / "000002.eml").read_bytes() == b"Subject: two\r\n\r\n"
 
 
-def test_transactions_at_one_time_are_counted() -> None:
-    async def ask(caller: Caller, receiver: Receiver) -> tuple[int, int, int]:
-        await caller.message("ok@mx.test")
-        await caller.message("ok@mx.test")
-        return receiver.house.peak, receiver.house.busiest, len(receiver.house.at_work)
+def test_who_said_quit_before_another_connects_is_gone() -> None:
+    async def ask(_caller: Caller, receiver: Receiver) -> tuple[int, int]:
+        writers = []
+        for _ in range(10):
+            _reader, writer = await asyncio.open_connection("127.0.0.1", receiver.port)
+            writer.write(b"QUIT\r\n")
+            writers.append(writer)
+        for writer in writers:
+            writer.close()
+        return receiver.house.sessions, receiver.house.peak
 
-    assert talk(ask) == (1, 1, 0)
+    assert talk(ask) == (11, 2)
 
 
 def test_sessions_are_counted() -> None:

@@ -123,11 +123,9 @@ def test_a_closed_site_is_reopened_by_one_probe() -> None:
     window = closed()
     later = window.closed_until + 1
     assert concurrency.is_closed(window, window.closed_until - 1)
-    assert concurrency.is_probing(window, later)
     assert concurrency.room(window, busy=0, now=later) == 1
     assert concurrency.room(window, busy=1, now=later) == 0
     window = after(window, UP, busy=1, now=later)
-    assert not concurrency.is_probing(window, later)
     assert concurrency.room(window, busy=0, now=later) == 5
 
 

@@ -83,6 +83,18 @@ def test_an_agent_that_was_paused_beyond_its_lease_delivers_nothing_again(
     cluster.stop()
 
 
+def test_an_agent_that_is_told_to_stop_while_it_begins_anew_stops(cluster: Cluster) -> None:
+    cluster.start(0)
+    taken_over = (
+        "WITH freed AS (UPDATE destination SET owner = NULL) DELETE FROM agent RETURNING id"
+    )
+    cluster.rows(taken_over)
+    log = cluster.agents[0].log
+    eventually(lambda: "lease_lost" in log.read_text(), limit=30)
+    eventually(lambda: " stopped " in log.read_text(), limit=30, pause=0.005)
+    cluster.stop()
+
+
 @pytest.mark.slow
 def test_workers_that_were_paused_go_on_without_repeating(cluster: Cluster) -> None:
     cluster.start(0)

@@ -449,18 +449,12 @@ def test_a_peer_with_our_own_name_is_ourselves() -> None:
     assert hello.capabilities is not None
 
 
-def test_short_talks_say_one_thing() -> None:
+def test_starttls_says_one_thing() -> None:
     assert play(dialogue.starttls(), (reply("220 go"),))[1] == [
         Flight(b"STARTTLS\r\n", (Stage.STARTTLS,))
     ]
     assert play(dialogue.starttls(), (reply("220 go"), SURPLUS))[0] == SURPLUS
     assert play(dialogue.starttls(), (BYE, LOST))[0] == BYE
-    assert play(dialogue.rset(), (OK,)) == (OK, [Flight(b"RSET\r\n", (Stage.RSET,))])
-    assert play(dialogue.quit_session(), (reply("221 bye"),)) == (
-        reply("221 bye"),
-        [Flight(b"QUIT\r\n", (Stage.QUIT,))],
-    )
-    assert play(dialogue.quit_session(wait=False), ()) == (None, [Flight(b"QUIT\r\n", ())])
 
 
 def test_a_rehearsal_asks_and_sends_nothing() -> None:

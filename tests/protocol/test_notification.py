@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deliveryagent.mail.envelope import DsnReturn
+from deliveryagent.protocol.headers import header_section
 from deliveryagent.protocol.notification import (
     Action,
     Report,
     Reported,
     ReportKind,
     compose,
-    header_section,
     rfc5322_date,
     wrap,
 )
