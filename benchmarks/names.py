@@ -1,14 +1,16 @@
 """DNS for the measured domains: every domain has an MX host of its own, every host its address.
 
-A server that shall not be what is measured: it answers from a table of finished octets, filled at
-the first question of each kind by the lab's name server (``python -m benchmarks.names PORT
-DOMAINS OWN``). UDP only, which is all that answers of this size need.
+A server that shall not be what is measured: it answers from a table of finished octets, filled by
+the lab's name server before it starts (questions of another form: at the first one). ``python -m
+benchmarks.names PORT DOMAINS OWN``. UDP only, which is all that answers of this size need.
 """
 
 import contextlib
 import socket
 import sys
 from collections.abc import Iterator
+
+import dns.message
 
 from benchmarks.network import Network
 from benchmarks.programs import running, wait_for
@@ -42,28 +44,37 @@ def serving(domains: int, network: Network) -> Iterator[None]:
 
 
 def _answers(port: int) -> bool:
-    question = b"\0\1\1\0\0\1\0\0\0\0\0\0\2d0\4test\0\0\17\0\1"
+    asked = question("d0.test", "MX")
     with socket.socket(type=socket.SOCK_DGRAM) as probe:
         probe.settimeout(0.2)
         try:
             probe.connect(("127.0.0.1", port))
-            probe.send(question)
-            return len(probe.recv(_LARGEST)) > len(question)
+            probe.send(asked)
+            return len(probe.recv(_LARGEST)) > len(asked)
         except OSError:
             return False
 
 
-def answer(server: NameServer, known: dict[bytes, bytes], question: bytes) -> bytes:
+def question(name: str, kind: str) -> bytes:
+    """A question as resolvers ask it.
+
+    >>> question("d0.test", "MX").hex(" ", 2)
+    '0000 0100 0001 0000 0000 0000 0264 3004 7465 7374 0000 0f00 01'
+    """
+    return dns.message.make_query(name, kind, id=0).to_wire()
+
+
+def answer(server: NameServer, known: dict[bytes, bytes], asked: bytes) -> bytes:
     """The answer to one question: all but its two octets of id is the same every time."""
-    rest = question[2:]
+    rest = asked[2:]
     found = known.get(rest)
     if found is None:
         answers: list[bytes] = []
-        server.respond(question, "udp", answers.append)
+        server.respond(asked, "udp", answers.append)
         if not answers:
             return b""
         found = known[rest] = answers[0][2:]
-    return question[:2] + found
+    return asked[:2] + found
 
 
 def main() -> None:
@@ -71,11 +82,15 @@ def main() -> None:
     port, domains, own = (int(word) for word in sys.argv[1:4])
     server = NameServer(zone(domains, Network(own=bool(own))))
     known: dict[bytes, bytes] = {}
+    for number in range(domains):
+        answer(server, known, question(f"d{number}.test", "MX"))
+        answer(server, known, question(f"mx.d{number}.test", "A"))
+        answer(server, known, question(f"mx.d{number}.test", "AAAA"))
     with socket.socket(type=socket.SOCK_DGRAM) as door:
         door.bind(("127.0.0.1", port))
         while True:
-            question, who = door.recvfrom(_LARGEST)
-            found = answer(server, known, question)
+            asked, who = door.recvfrom(_LARGEST)
+            found = answer(server, known, asked)
             if found:
                 door.sendto(found, who)
 
