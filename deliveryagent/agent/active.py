@@ -22,6 +22,7 @@ class Batch(msgspec.Struct, eq=False):
     lane: "Lane"
     content: bytes | None = None
     suspect: bool = False
+    octets: int = 0  # of the content that travels along
     serial: int = 0
     dispatched: float = 0.0
     portion: "Portion | None" = None  # where it was handed out
@@ -110,6 +111,7 @@ class Site:
     share: int = UNLIMITED  # of the limit that is this agent's, where several agents work
     strict: bool = False  # no more in flight than may run: a part of the share is to be given back
     brisk: bool = False  # it answers so fast that workers should have the next request at hand
+    swift: bool = False  # … and many more, because it has done with them before we have looked
     portions: list[Portion] = field(default_factory=list)
     divided: Window | None = None  # the window that was divided into these portions
     full: bool = False  # success cannot change it

@@ -2,7 +2,8 @@
 
 Each worker is told how many requests of a site may run there; together that is never more than the window. A
 worker may have more requests than that, so that the next one starts the moment one ends, without a word: as
-many again, where a site's answers come fast and it never complained. A site gets one worker for each
+many again, where a site's answers come fast and it never complained, and what it does in some hundredths of a
+second, where they come at once. A site gets one worker for each
 ``SESSIONS_PER_WORKER`` of its window, always the same ones, because they have the sessions.
 
 Guarantees: the limits of a site add up to its window or less, counting as running whatever a worker that is
@@ -15,7 +16,18 @@ from collections.abc import Iterator, Sequence
 from deliveryagent.agent.active import Portion, Site
 from deliveryagent.policy import concurrency
 
+BRISK, SWIFT = 2, 12  # times its limit that a worker may have of such a site
+_BRISK_TIME, _SWIFT_TIME = 0.5, 0.02  # seconds to the answer
+_STILL_SWIFT = 0.2  # seconds to the answer with so many more in front
 SESSIONS_PER_WORKER = 20  # a site gets one more worker for each such part of its window
+
+
+def paced(site: Site, seconds: float) -> bool:
+    """A request was answered so long after it was handed out; whether that changes what workers may have."""
+    brisk, swift = seconds < _BRISK_TIME, seconds < (_STILL_SWIFT if site.swift else _SWIFT_TIME)
+    changed = (brisk, swift) != (site.brisk, site.swift)
+    site.brisk, site.swift = brisk, swift
+    return changed
 
 
 def first_place(name: str, places: Sequence[int]) -> int:
@@ -47,7 +59,7 @@ def divide(site: Site, places: Sequence[int], now: float) -> Iterator[Portion]:
     site.full = concurrency.is_full(site.window, limit=site.limit)
     for portion in site.portions:
         limit = limits.get(portion.place, 0)
-        portion.most = 2 * limit if ample else limit
+        portion.most = limit * ((SWIFT if site.swift else BRISK) if ample else 1)
         if limit != portion.limit:
             portion.limit = limit
             yield portion

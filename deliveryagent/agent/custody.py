@@ -27,7 +27,7 @@ from deliveryagent.queue.claims import Claimed, Fetched, GiveBack, Siblings, Tak
 from deliveryagent.queue.thread import Database, StoreUnavailable
 
 ACTIVE_LIMIT = 10_000  # recipients in memory
-CONTENT_LIMIT = 8 * 1024 * 1024  # octets of content in memory
+CONTENT_LIMIT = 16 * 1024 * 1024  # octets of content in memory
 INLINE_LIMIT = 128 * 1024  # a content up to this size travels inside its request
 LOOK_AGAIN = 10.0  # seconds until everything is looked at again that nobody told of
 LOOK_AGAIN_DEAF = 1.0  # seconds between two looks for mail of which nobody can tell us

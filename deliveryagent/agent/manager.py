@@ -12,6 +12,7 @@ when answers cannot be recorded, nothing more is handed out. Nothing here grows 
 
 import asyncio
 import contextlib
+import os
 import random
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ from deliveryagent.agent.rules import Rules
 from deliveryagent.agent.schedule import Schedule
 from deliveryagent.agent.servings import serve
 from deliveryagent.agent.sites import Sites
-from deliveryagent.agent.staffing import Staffing
+from deliveryagent.agent.staffing import Load, Report, Staffing
 from deliveryagent.log import EventLog
 from deliveryagent.mail.delivery import DeliveryResult, Pressure
 from deliveryagent.policy.notices import Incident
@@ -83,7 +84,7 @@ class Manager:
         self._rng = rng
         self._wake = asyncio.Event()
         self._wheel = asyncio.Lock()
-        self._staffing = Staffing()
+        self._staffing, self._load = Staffing(os.cpu_count() or 1), Load()
         reporting.nudge = self.nudge
         self.recorder = Recorder(
             database=database,
@@ -287,7 +288,8 @@ class Manager:
                     transcript=frame.lines,
                 )
             case frames.Beat():
-                self._staffing.told(worker.index, frame.load, frame.sessions)
+                report = Report(frame.load, frame.sessions)
+                self._staffing.told(worker.index, report, self._load.lately())
         if worker.wanted:
             serve(self._database, worker)
 

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 
 from deliveryagent.agent.active import LARGEST_QUOTA, Batch, Destination, Lane, Portion, Site
-from deliveryagent.agent.allotment import divide
+from deliveryagent.agent.allotment import divide, paced
 from deliveryagent.agent.rules import Rules
 from deliveryagent.mail.delivery import Pressure
 from deliveryagent.policy import batches, concurrency
@@ -23,7 +23,9 @@ from deliveryagent.policy.concurrency import UNLIMITED, Window
 from deliveryagent.queue.lines import Claimed
 
 _MEMORY = 3600.0  # seconds a site without work is remembered for the trouble it made
-_BRISK = 0.5  # seconds to the answer, at a site of which workers get more than may run
+_AHEAD = (
+    16 * 1024 * 1024
+)  # octets of content at workers, beyond which they get no more than may run
 
 
 class Schedule:
@@ -44,7 +46,7 @@ class Schedule:
         self._closed: set[Site] = set()
         self._suspects: deque[Batch] = deque()
         self._suspect_in_flight = False
-        self._serial = 0
+        self._serial = self._octets = 0  # the latest request's number; octets of content at workers
         self.first_share = UNLIMITED  # of a site that is new here
         self.short: set[Site] = set()  # sites whose share kept a request waiting
 
@@ -85,7 +87,6 @@ class Schedule:
     def relearn(self, site: Site, window: Window) -> None:
         """Another agent, or a person, knows better what the site takes."""
         site.window = window
-        self._changed.add(site)
         self._rejoin(site)
 
     def assign(self, lane: Lane, site: Site) -> None:
@@ -107,8 +108,9 @@ class Schedule:
         if not fresh:
             return []
         content, suspect = contents.get(fresh[0].message_id), fresh[0].crashes > 0
+        octets = len(content or b"")
         groups = batches.pack(fresh, limit)
-        made = [Batch(list(group), lane, content, suspect) for group in groups]
+        made = [Batch(list(group), lane, content, suspect, octets) for group in groups]
         for batch in made:
             self._queue(batch)
         return made
@@ -185,9 +187,10 @@ class Schedule:
                 return portion
         if site.share < max(1.0, site.window.size):
             self.short.add(site)
-        for portion in site.portions:
-            if portion.held < portion.most:
-                return portion
+        if self._octets < _AHEAD:
+            for portion in site.portions:
+                if portion.held < portion.most:
+                    return portion
         return None
 
     def redivide(self, now: float) -> None:
@@ -204,7 +207,6 @@ class Schedule:
         """The workers at these places are ready for requests."""
         if places != self._places:
             self._places = places
-            self._changed.update(self.sites.values())
             for site in self.sites.values():
                 site.home = None
                 self._rejoin(site)
@@ -215,17 +217,16 @@ class Schedule:
             portions = [portion for portion in site.portions if portion.place != place]
             if len(portions) < len(site.portions):
                 site.portions = portions
-                self._changed.add(site)
                 self._rejoin(site)
 
     def shared(self, site: Site, share: int) -> None:
         """So much of a site's limit is this agent's from now on."""
         site.share = share
-        self._changed.add(site)
         self._rejoin(site)
 
     def _rejoin(self, site: Site) -> None:
         """Something about a site changed: it is looked at when requests are next handed out."""
+        self._changed.add(site)
         if site.turns and not site.in_ring:
             site.in_ring = True
             self._ring.append(site)
@@ -235,6 +236,7 @@ class Schedule:
         batch.serial, batch.dispatched, batch.portion = self._serial, now, portion
         site.busy += 1
         portion.held += 1
+        self._octets += batch.octets
         count = len(batch.recipients)
         batch.lane.destination.pending -= count
         batch.lane.destination.unsettled += count
@@ -259,10 +261,10 @@ class Schedule:
         handed_out = site.busy
         site.busy -= 1
         portion.held -= 1
+        self._octets -= batch.octets
         if not portion.limit:
             self._changed.add(site)  # what it had too much counted against the others
-        if pressure is Pressure.UP and site.brisk != (now - batch.dispatched < _BRISK):
-            site.brisk = not site.brisk
+        if pressure is Pressure.UP and paced(site, now - batch.dispatched):
             self._changed.add(site)
         if pressure is Pressure.DOWN:
             site.failed = now
@@ -359,7 +361,6 @@ class Schedule:
         for site in self._closed.copy():
             if not concurrency.is_closed(site.window, now):
                 self._closed.discard(site)
-                self._changed.add(site)
                 self._rejoin(site)
 
     def next_reopening(self, now: float) -> float:

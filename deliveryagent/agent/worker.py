@@ -41,6 +41,7 @@ from deliveryagent.agent.manager_link import ManagerLink
 from deliveryagent.agent.parts import Parts
 from deliveryagent.agent.planner import Planner
 from deliveryagent.agent.runner import Runner, Work
+from deliveryagent.agent.staffing import Load
 from deliveryagent.agent.worker_settings import WorkerSettings
 from deliveryagent.mail.delivery import DeliveryRequest, DeliveryResult
 from deliveryagent.mail.nexthop import NextHop, NextHopError, parse_next_hops
@@ -100,7 +101,7 @@ class Worker:
         self._busy = 0
         self._sequence = 0
         self._draining = False
-        self._cpu = time.monotonic(), time.process_time()  # at the last sign of life
+        self._load = Load()
         self._lag = 0.0
         self._pulsing = False
         self._asides: set[asyncio.Task[None]] = set()  # what is done besides deliveries
@@ -154,10 +155,8 @@ class Worker:
 
     def _beat(self, expected: float) -> None:
         lag = max(0.0, self._loop.time() - expected)
-        now, cpu = time.monotonic(), time.process_time()
-        load = (cpu - self._cpu[1]) / max(BEAT / 2, now - self._cpu[0])
-        self._cpu = now, cpu
-        self._link.say(frames.Beat(lag, len(self.means.connections) + self._busy, load))
+        sessions = len(self.means.connections) + self._busy
+        self._link.say(frames.Beat(lag, sessions, self._load.lately()))
         self._loop.call_later(BEAT, self._beat, self._loop.time() + BEAT)
 
     def _pulse(self, expected: float) -> None:

@@ -4,7 +4,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deliveryagent.agent.active import Site
-from deliveryagent.agent.allotment import SESSIONS_PER_WORKER, divide, first_place
+from deliveryagent.agent.allotment import (
+    BRISK,
+    SESSIONS_PER_WORKER,
+    SWIFT,
+    divide,
+    first_place,
+    paced,
+)
 from deliveryagent.policy.concurrency import Window
 
 NOW = 1_800_000_000.0
@@ -106,3 +113,12 @@ def test_limits_and_what_is_held_elsewhere_never_exceed_the_window(
         if total:
             assert total + sum(portion.held for portion in leaving) <= int(size)
         assert total <= int(size)
+
+
+def test_the_faster_a_site_answers_the_more_a_worker_has_at_hand() -> None:
+    found = site()
+    for seconds, times in ((9.0, 1), (0.3, BRISK), (0.001, SWIFT), (0.1, SWIFT), (0.3, BRISK)):
+        paced(found, seconds)
+        list(divide(found, (0,), NOW))
+        assert [portion.most for portion in found.portions] == [times * 20]
+    assert not paced(found, 0.1), "with so many more in front it may take longer, not without"

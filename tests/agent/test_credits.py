@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from deliveryagent.agent.active import FIRST_QUOTA
+from deliveryagent.agent.allotment import SWIFT
 from deliveryagent.agent.crew import Crew
 from deliveryagent.agent.worker_settings import WorkerSettings
 from deliveryagent.policy.targets import LoopSettings
@@ -115,7 +116,9 @@ def test_a_window_holds_while_workers_have_more_at_hand(tmp_path: Path) -> None:
         await stage.idle()
         assert sorted(receiver.taken) == sorted(f"u{n}@a.test" for n in range(150))
         assert receiver.most == LIMIT
-        assert LIMIT < ahead <= 2 * LIMIT, "workers had the next requests before the last had ended"
+        assert LIMIT < ahead <= SWIFT * LIMIT, (
+            "workers had the next requests before the last had ended"
+        )
         assert stage.statuses() == {"delivered": 150}
 
     delivering(tmp_path, story)

@@ -9,6 +9,7 @@ import pytest
 
 from deliveryagent.agent import custody
 from deliveryagent.agent.active import FIRST_QUOTA, Batch
+from deliveryagent.agent.allotment import SWIFT
 from deliveryagent.mail.delivery import DeliveryRequest, DeliveryResult, Pressure, Verdict
 from deliveryagent.queue import submissions
 from tests.doubles.stage import Stage, play
@@ -194,7 +195,7 @@ def test_what_a_destination_holds_shrinks_with_its_pace(tmp_path: Path) -> None:
             stage.manager.nudge()
             await asyncio.sleep(0.05)
         await until(lambda: stage.destination("a.test").pending <= 2 * FIRST_QUOTA)
-        assert stage.manager.schedule.size <= 2 * FIRST_QUOTA + 2 * 20
+        assert stage.manager.schedule.size <= 2 * FIRST_QUOTA + SWIFT * 20
         known = sum(len(b.content or b"") for b in waiting(stage))
         assert stage.manager.custody.content == known
 

@@ -3,10 +3,13 @@
 import random
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deliveryagent.agent import schedule as schedules
 from deliveryagent.agent.active import Batch, Lane
+from deliveryagent.agent.allotment import paced
 from deliveryagent.agent.rules import Rules
 from deliveryagent.agent.schedule import Schedule
 from deliveryagent.mail.delivery import Pressure
@@ -205,3 +208,20 @@ def test_windows_hold_and_every_recipient_is_handed_out_exactly_once(
             plan.settled(done)
     assert seen == Counter(range(len(steps)))
     assert plan.size == 0
+
+
+def test_with_much_content_at_the_workers_they_get_no_more_than_may_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(schedules, "_AHEAD", 1000)
+    plan = schedule()
+    to = lane(plan, "a.test")
+    for n in range(40):
+        plan.add(to, [claimed(n)], 50, {n: bytes(100 if n < 20 else 300)})
+    assert to.site is not None
+    paced(to.site, 0.001)
+    batches = list(plan.next_batches(NOW))
+    assert len(batches) == 10, "five run, and five more wait behind them: a thousand octets"
+    for batch in batches[:7]:
+        plan.complete(batch.serial, Pressure.NONE, "", NOW)
+    assert len(list(plan.next_batches(NOW))) == 7
