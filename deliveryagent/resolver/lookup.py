@@ -91,10 +91,6 @@ class Resolver:
         if self._found.find(where) is None:
             self._found.keep(where, hosts, ttl)
 
-    async def mail_hosts(self, domain: str, *, protocols: Protocols = "all") -> MailHosts | Failure:
-        """The hosts that take mail for a domain, in A-labels."""
-        return await self.next_hop(NextHop("smtp", domain.lower(), mx=True), protocols=protocols)
-
     async def addresses(
         self, name: str, *, preference: int = 0, protocols: Protocols = "all"
     ) -> HostAddresses:

@@ -55,6 +55,10 @@ ZONE: dict[str, list[str]] = {
 PATIENT: dict[str, Any] = {"timeout": 5.0, "attempts": 1}
 
 
+def by_mx(domain: str) -> NextHop:
+    return NextHop("smtp", domain.lower(), mx=True)
+
+
 def ask(
     *domains: str,
     zone: Mapping[str, list[str]] = ZONE,
@@ -218,7 +222,7 @@ def test_a_malformed_name_is_invalid_and_never_asked_for(domain: str) -> None:
     async def run() -> None:
         async with NameServer(ZONE) as server:
             resolver = Resolver(ResolverSettings(nameservers=(server.address,)))
-            found = await resolver.mail_hosts(domain)
+            found = await resolver.next_hop(by_mx(domain))
             assert isinstance(found, Failure)
             assert found.trouble is Trouble.DNS_INVALID
             assert server.queries == []
@@ -238,11 +242,11 @@ def test_an_unwanted_family_is_not_asked_for() -> None:
     async def run() -> None:
         async with NameServer(ZONE) as server:
             resolver = Resolver(ResolverSettings(nameservers=(server.address,)))
-            found = await resolver.mail_hosts("good.test", protocols="ipv4")
+            found = await resolver.next_hop(by_mx("good.test"), protocols="ipv4")
             assert isinstance(found, MailHosts)
             assert [host.addresses for host in found.hosts] == [("127.0.0.2",), ("127.0.0.3",)]
             assert server.count(rdtype="AAAA") == 0
-            other = await resolver.mail_hosts("good.test", protocols="ipv6")
+            other = await resolver.next_hop(by_mx("good.test"), protocols="ipv6")
             assert isinstance(other, MailHosts)
             assert other.hosts[0].addresses == ("::1",)
 
@@ -287,25 +291,25 @@ def test_an_answer_is_asked_for_again_after_its_time() -> None:
                 clock=lambda: now,
             )
             for domain in ("bare.test", "nowhere.test", "sick.test", "brief.test"):
-                await resolver.mail_hosts(domain)
+                await resolver.next_hop(by_mx(domain))
             server.queries.clear()
             now += 4
             for domain in ("bare.test", "nowhere.test", "sick.test", "brief.test"):
-                await resolver.mail_hosts(domain)
+                await resolver.next_hop(by_mx(domain))
             assert server.queries == []
             now += 2
-            await resolver.mail_hosts("bare.test")
+            await resolver.next_hop(by_mx("bare.test"))
             left = resolver.holds(NextHop("smtp", "bare.test", mx=True))
             assert left == pytest.approx(14)  # no MX is known for 20 s, its addresses for 30
-            await resolver.mail_hosts("nowhere.test")
+            await resolver.next_hop(by_mx("nowhere.test"))
             assert server.queries == []
-            await resolver.mail_hosts("sick.test")
-            await resolver.mail_hosts("brief.test")
+            await resolver.next_hop(by_mx("sick.test"))
+            await resolver.next_hop(by_mx("brief.test"))
             assert {query.name for query in server.queries} == {"sick.test", "brief.test"}
             now += 15
             server.queries.clear()
-            await resolver.mail_hosts("bare.test")
-            await resolver.mail_hosts("nowhere.test")
+            await resolver.next_hop(by_mx("bare.test"))
+            await resolver.next_hop(by_mx("nowhere.test"))
             assert {(q.name, q.rdtype) for q in server.queries} == {
                 ("bare.test", "MX"),
                 ("nowhere.test", "MX"),
@@ -322,8 +326,8 @@ def test_a_waiter_that_gives_up_does_not_disturb_the_others() -> None:
         zone = {**ZONE, "late.test": ["!DELAY 0.1", "MX 10 mx1.good.test"]}
         async with NameServer(zone) as server:
             resolver = Resolver(ResolverSettings(nameservers=(server.address,)))
-            first = asyncio.create_task(resolver.mail_hosts("late.test"))
-            second = asyncio.create_task(resolver.mail_hosts("late.test"))
+            first = asyncio.create_task(resolver.next_hop(by_mx("late.test")))
+            second = asyncio.create_task(resolver.next_hop(by_mx("late.test")))
             await asyncio.sleep(0.02)
             first.cancel()
             assert isinstance(await second, MailHosts)
@@ -343,9 +347,9 @@ def test_the_next_server_answers_when_the_first_does_not() -> None:
                     attempts=1,
                 )
             )
-            assert isinstance(await resolver.mail_hosts("good.test"), MailHosts)
+            assert isinstance(await resolver.next_hop(by_mx("good.test")), MailHosts)
             asked = first.count()
-            assert isinstance(await resolver.mail_hosts("bare.test"), MailHosts)
+            assert isinstance(await resolver.next_hop(by_mx("bare.test")), MailHosts)
             assert first.count() == asked  # the one that answers is asked first from now on
 
     asyncio.run(run())
@@ -354,3 +358,22 @@ def test_the_next_server_answers_when_the_first_does_not() -> None:
 def test_a_name_server_that_is_none_is_a_configuration_error() -> None:
     with pytest.raises(ValueError, match="is no name server"):
         Resolver(ResolverSettings(nameservers=("ns.example.org",)))
+
+
+def test_what_another_resolver_found_is_not_asked_for_again() -> None:
+    async def run() -> None:
+        async with NameServer(ZONE) as server:
+            settings = ResolverSettings(nameservers=(f"127.0.0.1:{server.port}",))
+            other, resolver = Resolver(settings), Resolver(settings)
+            found = await other.next_hop(by_mx("good.test"))
+            assert isinstance(found, MailHosts)
+            asked = len(server.queries)
+            resolver.learn(by_mx("good.test"), found, 60.0)
+            assert await resolver.next_hop(by_mx("good.test")) is found
+            assert 0.0 < resolver.holds(by_mx("good.test")) <= 60.0
+            again = MailHosts(())
+            resolver.learn(by_mx("good.test"), again, 60.0)
+            assert await resolver.next_hop(by_mx("good.test")) is found, "what is known stays"
+            assert len(server.queries) == asked
+
+    asyncio.run(run())
