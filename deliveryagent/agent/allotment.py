@@ -3,7 +3,7 @@
 Each worker is told how many requests of a site may run there; together that is never more than the window. A
 worker may have more requests than that, so that the next one starts the moment one ends, without a word: as
 many again, where a site's answers come fast and it never complained, and what it does in some hundredths of a
-second, where they come at once. A site gets one worker for each
+second, where they come at once and no other agent could take over. A site gets one worker for each
 ``SESSIONS_PER_WORKER`` of its window, always the same ones, because they have the sessions.
 
 Guarantees: the limits of a site add up to its window or less, counting as running whatever a worker that is
@@ -55,11 +55,13 @@ def divide(site: Site, places: Sequence[int], now: float) -> Iterator[Portion]:
         for place, portion in known.items()
         if place not in limits and (portion.held or portion.limit)
     ]
+    # Another agent would send again what this one's workers had at hand when it fell silent.
+    times = SWIFT if site.swift and site.share == concurrency.UNLIMITED else BRISK
     site.divided = site.window
     site.full = concurrency.is_full(site.window, limit=site.limit)
     for portion in site.portions:
         limit = limits.get(portion.place, 0)
-        portion.most = limit * ((SWIFT if site.swift else BRISK) if ample else 1)
+        portion.most = limit * times if ample else limit
         if limit != portion.limit:
             portion.limit = limit
             yield portion

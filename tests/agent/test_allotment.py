@@ -122,3 +122,9 @@ def test_the_faster_a_site_answers_the_more_a_worker_has_at_hand() -> None:
         list(divide(found, (0,), NOW))
         assert [portion.most for portion in found.portions] == [times * 20]
     assert not paced(found, 0.1), "with so many more in front it may take longer, not without"
+
+
+def test_among_other_agents_workers_have_no_more_at_hand_than_a_window() -> None:
+    found = site(share=20, brisk=True, swift=True)
+    list(divide(found, (0,), NOW))
+    assert [portion.most for portion in found.portions] == [BRISK * 20]
