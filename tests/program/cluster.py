@@ -29,7 +29,7 @@ from tests.program.whole_agent import Background, WholeAgent, eventually, letter
 
 LIMIT = 8  # sessions to the one site, all agents together
 LEASE = 3.0  # seconds
-SLACK = 2.0  # from a final dot until the sender, on a busy machine, has recorded the answer
+SLACK = 1.0  # from a final dot until the sender, on a busy machine, has recorded the answer
 
 CONFIGURATION = """
 hostname = "{name}.test"
