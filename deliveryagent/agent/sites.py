@@ -67,14 +67,16 @@ class Sites:
         self._waiting[next_hop] = []
         self._serial += 1
         self._lookups[self._serial] = (next_hop, route)
-        place = self._place_of(next_hop)
-        if place is not None:
-            self._workers()[place].say(frames.Lookup(self._serial, next_hop, route))
+        worker = self._worker_for(next_hop)
+        if worker is not None:
+            worker.say(frames.Lookup(self._serial, next_hop, route))
 
-    def _place_of(self, next_hop: str) -> int | None:
-        """The worker that is asked for a next hop; None when none is ready."""
-        places = tuple(self._workers())
-        return first_place(next_hop, places) if places else None
+    def _worker_for(self, next_hop: str, home: int | None = None) -> Worker | None:
+        """The worker at home, or the one that is asked for a next hop; None when none is ready."""
+        workers = self._workers()
+        if home is not None and home in workers:  # it may have ended, or serve no more
+            return workers[home]
+        return workers[first_place(next_hop, tuple(workers))] if workers else None
 
     def known(self, next_hop: str, now: float) -> str:
         """The site's name, empty when it would have to be looked up."""
@@ -101,17 +103,18 @@ class Sites:
             self._names.pop(next(iter(self._names)))
         self._names[next_hop] = (name, now + max(1.0, answer.ttl))
         site = self._schedule.sites.get(name)
-        home = self._place_of(next_hop) if site is None or site.home is None else site.home
-        if home != place and home is not None and answer.hosts is not None:
-            self._workers()[home].say(frames.Hosts(next_hop, route, answer.hosts, answer.ttl))
+        worker = self._worker_for(next_hop, None if site is None else site.home)
+        if worker is not None and worker.index != place and answer.hosts is not None:
+            worker.say(frames.Hosts(next_hop, route, answer.hosts, answer.ttl))
         for lane in self._waiting.pop(next_hop, []):
             if lane.site is None and not lane.destination.leaving:
                 self._assign(lane, name, now)
 
     def _assign(self, lane: Lane, name: str, now: float) -> None:
         site = self._schedule.site(name, lane.route)
-        if site.home is None:
-            site.home = self._place_of(lane.next_hop)
+        worker = self._worker_for(lane.next_hop) if site.home is None else None
+        if worker is not None:
+            site.home = worker.index
         self._schedule.assign(lane, site)
         self._check_open(lane, site, now)
 

@@ -188,12 +188,17 @@ def test_leaving_gives_back_what_was_just_taken_up(tmp_path: Path) -> None:
     play(tmp_path, returned, story)
 
 
-def test_the_worker_that_gets_the_requests_is_told_what_another_found(tmp_path: Path) -> None:
+@pytest.mark.parametrize("home", [None, 5], ids=["new", "of a worker that is gone"])
+def test_the_worker_that_gets_the_requests_is_told_what_another_found(
+    tmp_path: Path, home: int | None
+) -> None:
     async def story(stage: Stage) -> None:
         await stage.idle()
         heard: list[frames.ToWorker] = []
         sites = stage.manager.sites
         hosts = MailHosts((HostAddresses("mx.a.test", 10, ("192.0.2.1",)),))
+        if home is not None:
+            stage.manager.schedule.site("mx.a.test", -1).home = home
         sites._lookups[99] = ("a.test", -1)
         sites._waiting["a.test"] = []
         stage.worker.say = heard.append  # type: ignore[method-assign, assignment]
