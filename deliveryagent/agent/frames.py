@@ -1,27 +1,21 @@
 """What the manager and its workers say to each other over a socket pair.
 
-Every frame is a 4 byte big-endian length and one MessagePack value of the unions below. Guarantees: a frame
-longer than ``FRAME_LIMIT`` or of unknown kind raises ``FrameError`` and ends the connection; frames split or
-joined by the transport in any way decode alike. Never blocks, never touches a socket.
+Every frame (``protocol.framing``) is one value of the unions below; one of unknown kind raises ``FrameError``
+and ends the connection. Never touches a socket.
 """
 
-import struct
 from collections.abc import Iterable
-from typing import TypeVar
 
 import msgspec
 
 from deliveryagent.mail.delivery import DeliveryRequest, DeliveryResult
 from deliveryagent.mail.nexthop import MailHosts
+from deliveryagent.protocol.framing import FRAME_LIMIT, FrameError, Unframer, encode
 
-FRAME_LIMIT = 16 * 1024 * 1024
+__all__ = ["FRAME_LIMIT", "FrameError", "Unframer", "encode"]
 
 RESULTS_LIMIT = 1024 * 1024
 """Octets of results in one frame, unless a single one has more."""
-
-
-class FrameError(Exception):
-    """The other side sent what is no frame."""
 
 
 class Configure(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -171,20 +165,6 @@ _encoder = msgspec.msgpack.Encoder()
 to_worker_decoder: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
 from_worker_decoder: msgspec.msgpack.Decoder[FromWorker] = msgspec.msgpack.Decoder(FromWorker)
 
-T = TypeVar("T")
-
-_LENGTH = struct.Struct("!I")
-
-
-def encode(frames: Iterable[ToWorker | FromWorker]) -> bytes:
-    """The octets of one or more frames, to be written at once."""
-    parts: list[bytes] = []
-    for frame in frames:
-        body = _encoder.encode(frame)
-        parts.append(len(body).to_bytes(4, "big"))
-        parts.append(body)
-    return b"".join(parts)
-
 
 def encode_results(results: Iterable[bytes]) -> bytes:
     """The octets of ``Results`` for results that are in MessagePack already, in one frame or, of many, more."""
@@ -204,38 +184,3 @@ def encode_results(results: Iterable[bytes]) -> bytes:
 def _results(results: list[msgspec.Raw]) -> bytes:
     body = _encoder.encode((Results.__name__, results))
     return len(body).to_bytes(4, "big") + body
-
-
-class Unframer:
-    """Cuts a stream of octets into frames, whatever way it arrives."""
-
-    def __init__(self) -> None:
-        self._buffer = bytearray()
-
-    def feed(self, data: bytes, decoder: msgspec.msgpack.Decoder[T]) -> list[T]:
-        """Every frame that is complete now; raises ``FrameError`` for anything else."""
-        buffer = self._buffer
-        whole: bytes | bytearray = data
-        if buffer:
-            buffer += data
-            whole = buffer
-        found: list[T] = []
-        start, end = 0, len(whole)
-        with memoryview(whole) as view:
-            while end - start >= 4:
-                (length,) = _LENGTH.unpack_from(view, start)
-                if length > FRAME_LIMIT:
-                    raise FrameError(f"a frame of {length} octets")
-                stop = start + 4 + length
-                if stop > end:
-                    break
-                try:
-                    found.append(decoder.decode(view[start + 4 : stop]))
-                except (msgspec.DecodeError, ValueError) as error:
-                    raise FrameError(str(error)) from error
-                start = stop
-        if whole is buffer:
-            del buffer[:start]
-        elif start < end:
-            buffer += data[start:]
-        return found

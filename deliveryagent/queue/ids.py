@@ -17,8 +17,8 @@ from deliveryagent.mail.envelope import QueueId, new_queue_id
 class QueueIds:
     """Draws queue ids larger than ``last``, the largest one in the store.
 
-    ``mark`` (11 bits) tells this source from all others that write to the queue now; without one, random bits
-    do, which is enough for a queue with one writer.
+    ``mark`` (11 bits) tells this source from all others that write to the queue now. Without one, random bits
+    of the upper half do: the lower is for the listeners of the agent, where it is the only one.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class QueueIds:
     def __call__(self) -> QueueId:
         """A fresh queue id."""
         with self._lock:
-            mark = self._rng.getrandbits(11) if self._mark is None else self._mark
+            mark = 1024 | self._rng.getrandbits(10) if self._mark is None else self._mark
             fresh = new_queue_id(self._clock(), mark, after=self._last)
             self._last = fresh
             return fresh
