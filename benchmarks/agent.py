@@ -30,6 +30,12 @@ _SETTLED = 0.7  # seconds without work after which an agent is up and idle
 _IDLE_SHARE = 0.1  # of a processor
 
 _TROUBLE = frozenset({"deferred", "bounced", "expired", "failed", "in_doubt"})
+_LISTENER = """[[listener]]
+kind = "smtp"
+address = "127.0.0.1:{port}"
+trusted_networks = ["127.0.0.0/8"]
+check_sender_domain = false
+"""
 _DEFAULTS = {"hostname": "agent.bench.test", "log.format": "json"}
 
 
@@ -37,7 +43,8 @@ class Bench:
     """A configuration in a directory of its own, and its queue there unless ``queue.url`` says else.
 
     Mail goes to the sink as a smart host unless ``relay`` is false; ``settings`` are written as
-    ``section.key``. ``routes`` lead domains elsewhere: pairs of a pattern and a next hop.
+    ``section.key``. ``routes`` lead domains elsewhere: pairs of a pattern and a next hop. With a
+    ``port``, mail is taken there by SMTP from everybody on loopback.
     """
 
     def __init__(
@@ -48,8 +55,10 @@ class Bench:
         *,
         relay: bool = True,
         routes: Sequence[tuple[str, str]] = (),
+        port: int = 0,
     ) -> None:
         self.directory = directory
+        self.port = port
         self.sink = sink
         self.config = directory / "bench.toml"
         self.socket = directory / "run" / "deliveryagent.sock"
@@ -62,7 +71,9 @@ class Bench:
             **({"relay.host": f"[127.0.0.1]:{sink.port}"} if relay else {}),
             **(settings or {}),
         }
-        lines = [f"{name} = {json.dumps(value)}\n" for name, value in chosen.items()]
+        lines = _written(chosen)
+        if port:
+            lines.append(_LISTENER.format(port=port))
         lines += [f'[[route]]\nmatch = ["{match}"]\nnexthop = "{hop}"\n' for match, hop in routes]
         self.config.write_text("".join(lines), encoding="utf-8")
 
@@ -84,6 +95,19 @@ class Bench:
         script = Path(sys.executable).with_name("dagent")
         program = [str(script)] if script.exists() else [sys.executable, "-m", "deliveryagent"]
         return [*program, "-c", str(self.config), *words]
+
+    def sendmail(self, *words: str) -> list[str]:
+        """How to call ``deliveryagent-sendmail``; it finds this configuration in ``environment``."""
+        script = Path(sys.executable).with_name("deliveryagent-sendmail")
+        code = "from deliveryagent.cli.sendmail.program import sendmail; sendmail()"
+        program = [str(script)] if script.exists() else [sys.executable, "-c", code]
+        return [*program, *words]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables of a command, which keeps its compiled modules, as installed programs do."""
+        kept = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+        return kept | {"DELIVERYAGENT_CONFIG": str(self.config)}
 
     def run(self, *words: str) -> str:
         """What a command prints. Raises ``Failure`` when its exit status is not 0."""
@@ -133,6 +157,19 @@ class Bench:
         if path.exists():
             with path.open(encoding="utf-8") as log:
                 yield from map(json.loads, log)
+
+
+def _written(settings: Mapping[str, Any]) -> list[str]:
+    """Settings as people write them, section by section: that is what commands read quickly."""
+    sections: dict[str, list[str]] = {"": []}
+    for name, value in settings.items():
+        section, _, key = name.rpartition(".")
+        sections.setdefault(section, []).append(f"{key} = {json.dumps(value)}\n")
+    return [
+        line
+        for section, keys in sections.items()
+        for line in ([f"[{section}]\n", *keys] if section else keys)
+    ]
 
 
 def complaints(agents: Sequence[Bench], messages: int) -> list[str]:

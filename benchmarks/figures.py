@@ -34,6 +34,7 @@ UNITS = {
     "cpu_all": Unit("CPU, start-up counted", "µs/message"),
     "cpu_manager": Unit("CPU of the managers, start-up counted", "µs/message"),
     "cpu_workers": Unit("CPU of the workers, start-up counted", "µs/message"),
+    "cpu_listener": Unit("CPU of the listener", "µs/message"),
     "cpu_server": Unit("CPU of the database server", "µs/message"),
     "cpu_call": Unit("CPU of the command", "ms/call", 1),
     "startup": Unit("start to first delivery", "s", 2),

@@ -44,6 +44,14 @@ GOALS: Sequence[Goal] = (
         "take and deliver, bulk client on the socket", "take", _ONE, "agent", "rate", 3, 5,
         ["Postfix, SMTP", "Postfix, sendmail"],
     ),
+    Goal(
+        "take and deliver, over SMTP", "take", _ONE, "agent, SMTP", "rate", 3, 5,
+        ["Postfix, SMTP"],
+    ),
+    Goal(
+        "CPU of the listener, a message over SMTP", "take", _ONE, "agent, SMTP", "cpu_listener",
+        100, 60, low=True,
+    ),
     *(
         Goal(
             f"messages per CPU second, drain, {case}", "drain", case, "agent", "per_cpu", 4, 8,
@@ -73,6 +81,17 @@ GOALS: Sequence[Goal] = (
     Goal(
         "dagent send, start to exit", "enqueue", "one command after another", "agent", "p50",
         100, 60, low=True,
+    ),
+    Goal(
+        "deliveryagent-sendmail, start to exit", "enqueue", "one command after another",
+        "agent, sendmail", "p50", 60, 40, low=True,
+    ),
+    *(
+        Goal(
+            f"deliveryagent-sendmail, {case}", "enqueue", case, "agent, sendmail", "rate", 0.5, 1,
+            ["Postfix"],
+        )
+        for case in ("one command after another", "commands at once")
     ),
     Goal("drain with 1 M queued / 10 k", "growth", _QUEUED, "1 M", "rate", 0.9, 1.0, ["10 k"]),
     *(

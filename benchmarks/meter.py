@@ -22,9 +22,13 @@ _SMALL_FAMILY = 16
 
 @dataclass
 class Usage:
-    """What one process used: seconds of processor time, and its peak resident memory in MiB."""
+    """What one process used: seconds of processor time, and its peak resident memory in MiB.
+
+    ``command`` is its command line.
+    """
 
     name: str
+    command: str = ""
     cpu: float = 0.0
     reaped: float = 0.0
     peak: float = 0.0
@@ -51,7 +55,9 @@ class Tree:
             waiting += _children(pid)
             self.living.append(pid)
             name, cpu, reaped = facts
-            usage = self.seen.setdefault(pid, Usage(name))
+            usage = self.seen.get(pid)
+            if usage is None or not usage.command or usage.name != name:
+                usage = self.seen[pid] = Usage(name, _command(pid))
             usage.cpu, usage.reaped = cpu, reaped
             usage.peak = max(usage.peak, _kilobytes(f"/proc/{pid}/status", "VmHWM:") / 1024)
 
@@ -69,9 +75,13 @@ class Tree:
         """The first root itself."""
         return self.seen.get(self.roots[0], Usage("?"))
 
-    def of_others(self) -> list[Usage]:
-        """All descendants of the roots."""
-        return [usage for pid, usage in self.seen.items() if pid not in self.roots]
+    def of_others(self, module: str = "") -> list[Usage]:
+        """All descendants of the roots; with a ``module``, those that run it."""
+        return [
+            usage
+            for pid, usage in self.seen.items()
+            if pid not in self.roots and module in usage.command
+        ]
 
 
 class Meter:
@@ -184,6 +194,14 @@ def _stat(pid: int) -> tuple[str, float, float] | None:
     name, _, rest = text.partition("(")[2].rpartition(")")
     times = [int(value) / _TICK for value in rest.split()[11:15]]
     return name, times[0] + times[1], times[2] + times[3]
+
+
+def _command(pid: int) -> str:
+    try:
+        octets = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return ""
+    return octets.replace(b"\0", b" ").decode("utf-8", "replace").strip()
 
 
 def _kilobytes(path: str, word: str) -> int:

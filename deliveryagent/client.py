@@ -11,7 +11,8 @@ restarting; when no service runs the queue is written directly, under the lock t
 hold. Guarantees: a call that returns has its message on stable storage; a call that raises
 :class:`EnqueueError` has left nothing behind, unless its text says that this is not known; a
 message is never taken twice because a connection broke, since every message carries a key (its own
-or one drawn here) by which the queue knows it again. Not for use by several threads at once.
+or one drawn here) by which the queue knows it again. A forked process has a connection of its own. Not
+for use by several threads at once.
 
 Never imports SQLAlchemy or asyncio while a service runs, and for one message next to nothing.
 """
@@ -23,7 +24,7 @@ import time
 
 from deliveryagent.intake.link import Link, LostError
 from deliveryagent.intake.outgoing import ANSWER_TIME, Outgoing, outgoing
-from deliveryagent.protocol.local import ExitCode, ServiceError, encode_line, error_of
+from deliveryagent.protocol.local import ServiceError, encode_line, error_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from email.message import Message
     from typing import Any, Self, Unpack
 
-    from deliveryagent.config.problems import ConfigError
     from deliveryagent.intake.batch import Batch
     from deliveryagent.intake.direct import DirectQueue
     from deliveryagent.intake.wishes import Readable, Wishes
@@ -41,7 +41,8 @@ __all__ = ["Client", "EnqueueError", "ServiceError", "Wishes"]
 PATIENCE = 10.0
 """Seconds to wait for a service that is restarting."""
 
-_PAUSE = 0.1  # seconds between two looks for it
+PAUSE = 0.1
+"""Seconds between two looks for it."""
 
 
 class EnqueueError(ServiceError):
@@ -108,7 +109,7 @@ class Client:
             message = outgoing(sender, recipients, content, wishes)
             answer = self._at_once(message)
         except ServiceError as error:
-            raise _not_taken(error, (None,)) from None
+            raise not_taken(error, (None,)) from None
         if answer is not None:
             return answer
         from deliveryagent.intake.batch import Batch
@@ -133,7 +134,7 @@ class Client:
             self.close()  # answers may still be on their way
             raise
         if batch.failure is not None:
-            raise _not_taken(batch.failure, tuple(batch.ids))
+            raise not_taken(batch.failure, tuple(batch.ids))
         return [queue_id for queue_id in batch.ids if queue_id is not None]
 
     def wait(self, queue_id: str, timeout: float = 30.0) -> dict[str, Any]:
@@ -150,7 +151,7 @@ class Client:
             except LostError:  # restarting: what is known of the message is not lost
                 if time.monotonic() > deadline:
                     raise
-                time.sleep(_PAUSE)
+                time.sleep(PAUSE)
                 continue
             found: dict[str, Any] = answer["message"]
             return found
@@ -164,7 +165,9 @@ class Client:
         way = self._way(time.monotonic() + self._patience)
         if not isinstance(way, Link):
             way.close()
-            raise ServiceError(ExitCode.UNREACHABLE, "no service is running", "dagent serve")
+            from deliveryagent.access import none_runs
+
+            raise none_runs()
         try:
             way.put(encode_line({"op": op, **fields}))
             answer = way.answer(patience)
@@ -225,7 +228,7 @@ class Client:
             if len(batch.ids) > answered:
                 deadline, answered = time.monotonic() + self._patience, len(batch.ids)
             else:
-                time.sleep(_PAUSE)  # twice in a row without any answer
+                time.sleep(PAUSE)  # twice in a row without any answer
             try:
                 way = self._way(deadline)
                 if isinstance(way, Link):
@@ -247,91 +250,35 @@ class Client:
             if not self._link.stale:
                 return self._link
             self.close()
-        path, url = self._location()
+        from deliveryagent import access
+
+        if self._socket is not None:
+            path, url = self._socket, ""
+        else:
+            path, url = access.socket_and_queue(self._config, self._overrides)
         while True:
             try:
                 self._link = Link(path, ANSWER_TIME)
             except PermissionError:
-                text = f"{path}: you may not use the service's socket"
-                raise ServiceError(ExitCode.NOT_PERMITTED, text) from None
+                raise access.not_allowed(path) from None
             except OSError as error:
-                reason = error.strerror or str(error)
+                missing = access.not_reached(path, error)
             else:
                 return self._link
-            if url and (queue := self._open_queue(url)) is not None:
-                return queue
+            if url:
+                queue = access.open_queue(url, self._config, self._overrides)
+                if queue is not None:
+                    return queue
             if time.monotonic() >= deadline:
-                raise ServiceError(
-                    ExitCode.TRY_LATER,
-                    f"{path}: the service cannot be reached: {reason}",
-                    "Is it running? Try: systemctl status deliveryagent",
-                )
-            time.sleep(_PAUSE)
-
-    def _location(self) -> tuple[str, str]:
-        """The socket, and the URL of the queue if it may be written directly."""
-        if self._socket is not None:
-            return self._socket, ""
-        from deliveryagent.config.location import locate
-        from deliveryagent.config.problems import ConfigError
-
-        try:
-            location = locate(self._config, self._overrides)
-        except ConfigError as error:
-            raise _bad_configuration(error) from None
-        return location.socket, location.queue_url
-
-    def _open_queue(self, url: str) -> DirectQueue | None:
-        """The queue itself; None when a service has it, or this user may not write it."""
-        if not _seems_free(url):
-            return None
-        from deliveryagent.config import ConfigError, load
-        from deliveryagent.intake.direct import DirectQueue, LockHeld, StoreError, Terms
-
-        try:
-            config = load(self._config, self._overrides)
-            terms = Terms(
-                hostname=config.hostname,
-                limits=config.queue,
-                bulk_after=config.delivery.default_destination_recipient_limit,
-            )
-            return DirectQueue(url, terms=terms)
-        except LockHeld:
-            return None
-        except ConfigError as error:
-            raise _bad_configuration(error) from None
-        except StoreError as error:
-            raise ServiceError(ExitCode.TRY_LATER, str(error), error.hint) from None
+                raise missing
+            time.sleep(PAUSE)
 
 
-def _seems_free(url: str) -> bool:
-    """Whether it is worth the time to load everything that writing the queue takes."""
-    from deliveryagent.config.location import queue_file
-
-    file = queue_file(url)
-    if file is None:
-        return True
-    if os.path.exists(file) and not os.access(file, os.W_OK):
-        return False
-    try:
-        with open(f"{file}.lock", "rb") as lock:
-            holder = lock.read(20).strip()
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-    return not (holder.isdigit() and os.path.exists(f"/proc/{int(holder)}"))
-
-
-def _not_taken(reason: ServiceError, accepted: tuple[str | None, ...]) -> EnqueueError:
+def not_taken(reason: ServiceError, accepted: tuple[str | None, ...]) -> EnqueueError:
+    """The error an application gets, for what went wrong and what was accepted before."""
     error = EnqueueError(reason.code, reason.text, reason.hint)
     error.accepted = accepted
     return error
-
-
-def _bad_configuration(error: ConfigError) -> ServiceError:
-    text = "; ".join(str(problem) for problem in error.problems)
-    return ServiceError(ExitCode.BAD_CONFIGURATION, text, "dagent config check")
 
 
 def __getattr__(name: str) -> Any:

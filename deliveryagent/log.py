@@ -95,20 +95,13 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 Value = str | int | float | bool
 
-_PRIORITIES = {
-    "delivered": b"<6>",
-    "queued": b"<6>",
-    "removed": b"<6>",
-    "released": b"<6>",
-    "dsn": b"<6>",
-    "dialogue": b"<7>",
-    "worker_died": b"<3>",
-    "store_failed": b"<3>",
-    "corrupt": b"<3>",
-    "log_dropped": b"<4>",
-    "protocol": b"<4>",
-    "expired": b"<4>",
+_KINDS = {  # by priority, as syslog numbers them; others are 5
+    3: ("worker_died", "listener_died", "listener_failed", "store_failed", "corrupt"),
+    4: ("log_dropped", "protocol", "expired", "socket_unused"),
+    6: ("delivered", "queued", "removed", "released", "dsn"),
+    7: ("dialogue",),
 }
+_PRIORITIES = {kind: b"<%d>" % number for number, kinds in _KINDS.items() for kind in kinds}
 _LENIENT = ("utf-8", "backslashreplace")
 _json = msgspec.json.Encoder()
 

@@ -1,11 +1,11 @@
 """The composition root: builds an agent from its configuration, runs it, and ends it.
 
 ``serve`` is what ``dagent serve`` does. Order of the start: lock, schema, lease, what dead processes left
-behind, workers, socket, readiness. Order of the end: no more claims, running deliveries, their outcomes,
-custody, lease, lock. An agent that lost its lease ends at once and begins anew as another one, which first
-reads the journals of the old. Guarantees: a second agent on the same SQLite queue does not start; a
-configuration that is bad at a reload changes nothing. This is the one place, besides the command line, that
-reads the clock.
+behind, workers, doors, readiness. Order of the end: doors, no more claims, running deliveries, their
+outcomes, custody, lease, lock. An agent that lost its lease ends at once and begins anew as another one,
+which first reads the journals of the old. Guarantees: a second agent on the same SQLite queue does not start;
+a configuration that is bad at a reload changes nothing. This is the one place, besides ``doors`` and the
+command line, that reads the clock.
 """
 
 import asyncio
@@ -15,32 +15,25 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from pathlib import Path
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from deliveryagent import __version__
-from deliveryagent.agent.control import Control
 from deliveryagent.agent.crew import Crew
 from deliveryagent.agent.entrance import Entrance
 from deliveryagent.agent.home import Home, journals_of
 from deliveryagent.agent.manager import Manager
 from deliveryagent.agent.membership import Membership
-from deliveryagent.agent.readiness import Readiness, inherited_copy
+from deliveryagent.agent.readiness import Readiness
 from deliveryagent.agent.reporting import Reporting
 from deliveryagent.agent.schedule import Schedule
 from deliveryagent.agent.upkeep import Upkeep
 from deliveryagent.config import Config, ConfigError, parts
-from deliveryagent.config.location import SOCKET_NAME
-from deliveryagent.intake.admission import Admission, Peer
-from deliveryagent.intake.local_socket import LocalSocket
-from deliveryagent.intake.queue_door import QueueDoor
-from deliveryagent.intake.session import OpenOrder
+from deliveryagent.doors import Doors
 from deliveryagent.log import EventLog
-from deliveryagent.mail.envelope import format_queue_id, new_queue_id
+from deliveryagent.mail.envelope import new_queue_id
 from deliveryagent.queue import inflow, leases, reports, sites, submissions
 from deliveryagent.queue.ids import QueueIds
-from deliveryagent.queue.submissions import Submission
 from deliveryagent.queue.thread import Database, StoreUnavailable
 
 try:  # a dependency on Linux, where it doubles what a worker can carry
@@ -65,6 +58,7 @@ class Service:
         self._log = EventLog(config.log, hostname=config.hostname)
         self._manager: Manager | None = None
         self._crew: Crew | None = None
+        self._doors: Doors | None = None
         self._ids: QueueIds | None = None
         self._note_terms: Callable[[], asyncio.Future[None]] | None = None
         self._membership: Membership | None = None  # where other agents may work too
@@ -100,25 +94,26 @@ class Service:
             crew = self._start_crew(manager, home, identity)
             for queue_id in owing:
                 manager.recorder.reporting.report(queue_id)
-            door = await self._open_door(database, manager, ids, agent)
-            self.watch_signals()
-            self._begin(manager.run())
-            self._begin(self._upkeep(database, manager, agent).run())
-            self._begin(self._feed_watchdog(manager))
-            if until_idle:
-                self._begin(self._stop_when_idle(manager))
-            _spare_collector()
-            self._readiness.ready("accepting and delivering")
-            self._log.event(
-                "started", {"pid": os.getpid(), "version": __version__}, now=time.time()
+            doors = self._doors = Doors(
+                self, manager=manager, database=database, ids=ids, log=self._log, agent=agent
             )
-            await self.stop.wait()
-            await self._finish(manager, crew, door)
-            await self._end_tasks()
-            if not self.fenced:
-                await self._leave(database, manager, agent)
-                home.move_out()
-            await database.close(_RECORD_TIME)
+            try:
+                await doors.open()
+                self.watch_signals()
+                self._begin(manager.run())
+                self._begin(self._upkeep(database, manager, agent).run())
+                self._begin(self._feed_watchdog(manager))
+                if until_idle:
+                    self._begin(self._stop_when_idle(manager))
+                self._settled_in()
+                await self.stop.wait()
+            finally:  # also when a door could not be opened
+                await self._finish(manager, crew, doors)
+                await self._end_tasks()
+                if not self.fenced:
+                    await self._leave(database, manager, agent)
+                    home.move_out()
+                await database.close(_RECORD_TIME)
         self._log.event("stopped", {"status": self.status}, now=time.time())
         self._log.close()
         return self.status
@@ -195,60 +190,12 @@ class Service:
             eldest=membership.is_eldest if membership is not None else lambda: True,
         )
 
-    async def _open_door(
-        self, database: Database, manager: Manager, ids: QueueIds, agent: int
-    ) -> LocalSocket:
-        config = self.config
-        door = QueueDoor(
-            database=database,
-            trouble=lambda: manager.store_trouble,
-            coming=manager.coming,
-            accepted=self._accepted,
-            new_id=ids,
-        )
-        control = Control(
-            manager=manager,
-            database=database,
-            clock=time.time,
-            drain=self._drain,
-            reload=self._reload,
-            about={"pid": os.getpid(), "started": time.time(), "version": __version__},
-            agent=agent,
-        )
-        local = LocalSocket(
-            Path(config.run_dir) / SOCKET_NAME,
-            submitter=door,
-            orders=control.orders(),
-            admission=Admission(settings=config.submit, service_uid=os.geteuid()),
-            terms=lambda: parts.terms(self.config),
-            open_orders={"wait": self._waiting(control)},
-            inherited=inherited_copy(os.environ, os.getpid(), "local"),
-        )
-        await local.start()
-        return local
-
-    def _waiting(self, control: Control) -> OpenOrder:
-        async def wait(asked: dict[str, Any], peer: Peer) -> dict[str, Any]:
-            return await control.wait(asked, lambda origin: peer.admin or origin == peer.origin)
-
-        return wait
+    def _settled_in(self) -> None:
+        _spare_collector()
+        self._readiness.ready("accepting and delivering")
+        self._log.event("started", {"pid": os.getpid(), "version": __version__}, now=time.time())
 
     # -- while it runs ---
-
-    def _accepted(self, submissions: Sequence[Submission]) -> None:
-        assert self._manager is not None
-        self._manager.arrived(submissions)
-        events: list[dict[str, str | int]] = [
-            {
-                "id": format_queue_id(one.queue_id),
-                "sender": one.envelope.sender,
-                "recipients": len(one.envelope.recipients),
-                "size": one.facts.size,
-                "origin": one.origin,
-            }
-            for one in submissions
-        ]
-        self._log.events("queued", events, now=time.time())
 
     def _store_state(self, writable: bool, reason: str) -> None:
         if self._manager is None:
@@ -310,15 +257,18 @@ class Service:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._told_to_stop)
-        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        loop.add_signal_handler(signal.SIGHUP, self.reload)
 
     def _told_to_stop(self) -> None:
         self.signals += 1
         if self.signals > 1 and self._crew is not None:
             self._crew.kill()
+            if self._doors is not None:
+                self._doors.kill()
         self.stop.set()
 
-    def _drain(self) -> None:
+    def drain(self) -> None:
+        """Stop claiming; what is owned is given back."""
         assert self._manager is not None
         self._manager.draining = True
         self._manager.release_all()
@@ -326,9 +276,10 @@ class Service:
             self._membership.tell()
         self._readiness.status("draining: no new claims")
 
-    def _reload(self) -> None:
-        if self._manager is None or self._crew is None:  # not started yet
-            asyncio.get_running_loop().call_later(_STARTING, self._reload)
+    def reload(self) -> None:
+        """Read the configuration again, and go by it unless it is bad."""
+        if self._manager is None or self._crew is None or self._doors is None:  # not started yet
+            asyncio.get_running_loop().call_later(_STARTING, self.reload)
             return
         assert self._ids is not None
         self._readiness.reloading()
@@ -346,17 +297,24 @@ class Service:
             self._note_terms().add_done_callback(asyncio.Future.exception)  # next start, if not now
         self._manager.reconfigure(parts.rules(config), parts.composer(config, self._ids, time.time))
         self._crew.replace(config.delivery.shutdown_grace)
-        self._log.event("reloaded", {}, now=now)
+        self._begin(self._reload_doors(self._doors))
+
+    async def _reload_doors(self, doors: Doors) -> None:
+        await doors.reload()
+        if self.stop.is_set():
+            return
+        self._log.event("reloaded", {}, now=time.time())
         self._readiness.ready("accepting and delivering")
 
     # -- the end ---
 
-    async def _finish(self, manager: Manager, crew: Crew, door: LocalSocket) -> None:
+    async def _finish(self, manager: Manager, crew: Crew, doors: Doors) -> None:
         """No new work, let running deliveries end, record what they say."""
         self._readiness.stopping("finishing deliveries")
-        await door.stop()
+        grace = 0.0 if self.fenced else self.config.delivery.shutdown_grace
+        await doors.close(grace)
         manager.draining = True
-        await crew.drain(0.0 if self.fenced else self.config.delivery.shutdown_grace)
+        await crew.drain(grace)
         with contextlib.suppress(TimeoutError, StoreUnavailable):
             async with asyncio.timeout(_RECORD_TIME):
                 await manager.recorder.done()
@@ -384,7 +342,8 @@ def _spare_collector() -> None:
 def serve(config: Config, read_again: Callable[[], Config], *, until_idle: bool) -> int:
     """Run an agent in this process until it is told to stop; returns the exit status.
 
-    Raises ``StoreError`` or ``LockHeld`` when the queue cannot be opened.
+    Raises ``StoreError`` or ``LockHeld`` when the queue cannot be opened, ``OSError`` or ``ListenerError`` when
+    a door cannot be.
     """
 
     async def start() -> int:

@@ -34,17 +34,19 @@ class Key:
     """What people need to know of one setting.
 
     ``meaning`` is one or two sentences. ``postfix`` is the Postfix parameter it corresponds to, if any.
-    ``secret`` values are never shown.
+    ``secret`` values are never shown. ``single``: of a list that mostly has one element, that one may stand
+    for it, and an empty text for none.
     """
 
     meaning: str
     postfix: str = ""
     secret: bool = False
+    single: bool = False
 
 
-def key(meaning: str, *, postfix: str = "", secret: bool = False) -> Key:
+def key(meaning: str, *, postfix: str = "", secret: bool = False, single: bool = False) -> Key:
     """Short form of :class:`Key`, for use inside ``Annotated``."""
-    return Key(meaning=meaning, postfix=postfix, secret=secret)
+    return Key(meaning=meaning, postfix=postfix, secret=secret, single=single)
 
 
 def parse_duration(value: str | float) -> Duration:

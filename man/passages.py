@@ -21,7 +21,8 @@ ENVIRONMENT = {
     "DELIVERYAGENT_CONFIG": "The configuration file, unless **--config** names one.",
     "DELIVERYAGENT_SECTION__KEY": (
         "One setting, such as **DELIVERYAGENT_SMTP__CONNECT_TIMEOUT=5s**; **DELIVERYAGENT_HOSTNAME**, "
-        "**DELIVERYAGENT_POSTMASTER** and **DELIVERYAGENT_RUN_DIR** for those in no section."
+        "**DELIVERYAGENT_ORIGIN**, **DELIVERYAGENT_POSTMASTER** and **DELIVERYAGENT_RUN_DIR** for those in no "
+        "section."
     ),
     "STATE_DIRECTORY, RUNTIME_DIRECTORY": (
         "Set by systemd: where the queue and the socket are unless the configuration says it."
@@ -32,6 +33,9 @@ ENVIRONMENT = {
 
 FILES = {
     "/etc/deliveryagent/deliveryagent.toml": "The configuration; without it the built-in defaults apply.",
+    "/etc/deliveryagent/users": (
+        "Accounts, where a **[[listener]]** names this file; for the service's group alone, mode 0640."
+    ),
     "/var/lib/deliveryagent/queue.sqlite3": (
         "The queue, with the files **-wal** and **-shm** that SQLite keeps beside it: never copy or remove "
         "one of the three alone."
@@ -90,6 +94,24 @@ A route may also narrow settings of **[smtp]** (or **[lmtp]**, for an LMTP next 
 **[delivery]**, whose **default_** is dropped from the name here.
 """
 
+LISTENERS = """
+Each **[[listener]]** is a door through which mail comes in by SMTP or LMTP, served by a process of its own.
+Without any, local programs send over the service's socket, and nobody else sends at all. Every listener names
+its **address**; everything else has a default. Nothing is relayed for strangers: who may send are users who
+logged in (**users**), hosts of **trusted_networks**, whoever can open a Unix socket, and whom a hook lets in.
+
+A port below 1024 is best held by systemd, which also keeps clients waiting while the service restarts: enable
+**deliveryagent-submission.socket** (port 587), **deliveryagent-submissions.socket** (465),
+**deliveryagent-smtp.socket** (25) or **deliveryagent-lmtp.socket**, and write **address =
+"systemd:submission"** and so on. A socket that systemd holds at the very address of a listener is found
+without its name as well.
+
+On a reload new sessions follow the new settings, and those that are open go on under the old ones. A listener
+whose new settings do not work, for example because a hook cannot be loaded, stays as it was, and the log says
+why; at the start of the service it is an error. **dagent config check** and every start try certificates with
+their keys.
+"""
+
 EXAMPLES = (
     (
         "Everything through a smart host:",
@@ -115,6 +137,25 @@ destination_concurrency_limit = 2
 connect_timeout = "60s"
 """,
     ),
+    (
+        "Programs of other hosts log in on port 587, and those of this host send without on port 25:",
+        """
+hostname = "mail.example.org"
+
+[[listener]]
+kind = "submission"
+address = "systemd:submission"
+tls_certificate = "/etc/deliveryagent/cert.pem"
+tls_key = "/etc/deliveryagent/key.pem"
+tls_key_passphrase = "credential:tls-key"
+users = "/etc/deliveryagent/users"
+
+[[listener]]
+kind = "smtp"
+address = "127.0.0.1:25"
+trusted_networks = ["127.0.0.0/8"]
+""",
+    ),
 )
 
 SCHEMA = """
@@ -135,8 +176,9 @@ delivered to or its sender has been told why not, and delivers them by SMTP and 
 only after the message is on stable storage.
 
 **dagent serve** is the queue manager: it alone decides what is tried when, and it alone writes the queue. It
-starts worker processes, which look up names, speak to the receiving hosts and report what happened, and
-restarts those that die. A second manager on the same queue refuses to start.
+starts worker processes, which look up names, speak to the receiving hosts and report what happened, and a
+process for each **[[listener]]**, and restarts those that die. A second manager on the same queue refuses to
+start.
 
 With **--until-idle** it ends as soon as nothing is runnable and no attempt is in flight.
 """,
@@ -177,5 +219,77 @@ SIGNALS = {
     "SIGTERM, SIGINT": (
         "Stop: begin nothing new, let running transactions end, exit 0. A second one does not wait."
     ),
-    "SIGHUP": "Read the configuration again and open the log file anew.",
+    "SIGHUP": "Read the configuration again, certificates too, and open the log file anew.",
+}
+
+SENDMAIL = """
+**deliveryagent-sendmail** hands the message on standard input to the delivery agent. It takes the place of
+the **sendmail** of Postfix, under that name or another: link **/usr/sbin/sendmail** and **/usr/lib/sendmail**
+to it, and **mailq** and **newaliases** to the other two. Arguments are recipients, each an address or a list as
+in a header field. Options may stand before and behind them; **--** ends the options.
+
+The message is the header section, an empty line and the body, with lines that end in LF or CRLF. A line with
+only a dot ends it unless **-i** is given. From, Date and Message-ID are added when they are missing; Bcc is
+removed.
+
+The service's socket is used, so neither the command nor its caller needs any rights. While the service restarts
+the call waits for it. With success the message is on stable storage.
+
+**deliveryagent-mailq** lists what waits, in the shape of Postfix with long queue ids: an asterisk behind an id
+says that an attempt is in flight, **!** that the message is on hold. **dagent queue list** says more. Only
+those who may look at the queue can use it.
+
+**deliveryagent-newaliases** does nothing and succeeds: there are no aliases here.
+"""
+
+SENDMAIL_OPTIONS = {
+    "**-bi**, **-I**": "Do what **newaliases** does: nothing.",
+    "**-bm**": "Take a message. This is the default.",
+    "**-bp**": "Do what **mailq** does.",
+    "**-bs**": "Speak SMTP on standard input and output.",
+    "**-bv**": "Take no message, but try the way to each recipient, as **dagent probe --rcpt** does.",
+    "**-F** *name*": (
+        "The full name of the sender, for a From field that has to be added. Default: the variable **NAME**."
+    ),
+    "**-f** *sender*, **-r** *sender*": (
+        "The envelope sender, to whom reports go; **<>** or nothing is the null sender. Default: the caller's "
+        "own address."
+    ),
+    "**-i**, **-oi**": "A line with only a dot is part of the message.",
+    "**-N** *when*": (
+        "Which reports the sender wants: **never**, or some of **success**, **failure**, **delay** with commas "
+        "between them."
+    ),
+    "**-O requiretls=yes**": (
+        "Hand the message only to hosts that promise protected transport, or return it. Other **-O** options "
+        "are ignored."
+    ),
+    "**-q**": "Try everything that waits now. Hosts that did not answer before are tried again, too.",
+    "**-qI** *id*": "Try one message now.",
+    "**-qR** *site*": "Try everything that waits for a domain now.",
+    "**-R** *what*": "What a report returns of the message: **full** or **hdrs**.",
+    "**-t**": "Take recipients from To, Cc and Bcc, besides those that are arguments.",
+    "**-V** *id*": "An identifier that reports repeat.",
+}
+
+SENDMAIL_IGNORED = """
+Without a meaning here, and ignored as in Postfix: **-A** *x*, **-B** *type*, **-bh**, **-bH**, **-C** *file*,
+**-c**, **-e** *x*, **-G**, **-h** *hops*, **-L** *label*, **-m**, **-n**, **-o** *x* but for
+**-oi**, **-p** *x*, **-q** with a time, **-U**, **-v**, **-X** *file*, **-x**.
+
+Refused: **-bd** and **-bl**, since the service is not started by this command, and **-XV**, since variable
+return paths are not offered.
+"""
+
+SENDMAIL_STATUS = {
+    0: "Done; a message is on stable storage.",
+    64: "The command line makes no sense, or there is no recipient.",
+    65: "An address or the content is not acceptable, now or later.",
+    69: "What is asked for is not offered, or not possible now.",
+    70: "A fault of this program or of the service.",
+    71: "The system refused something this command needs.",
+    74: "The message could not be read from standard input.",
+    75: "Nothing was taken; try again later. No service could be reached, or it cannot write the queue.",
+    77: "You may not do that.",
+    78: "The configuration is bad.",
 }

@@ -1,8 +1,8 @@
 """Writes the manual pages from the commands, the settings and the tables, so that they cannot be wrong.
 
-``python man/write.py [DIRECTORY]`` writes dagent(1), deliveryagent.toml(5), deliveryagent-queue(7) and
-deliveryagent(8); a test compares them with what is kept here. What no declaration can say stands in
-``passages.py``.
+``python man/write.py [DIRECTORY]`` writes dagent(1), deliveryagent-sendmail(1), deliveryagent.toml(5),
+deliveryagent-queue(7) and deliveryagent(8); a test compares them with what is kept here. What no declaration
+can say stands in ``passages.py``.
 """
 
 import inspect
@@ -20,7 +20,13 @@ from deliveryagent import __version__
 from deliveryagent.cli import root
 from deliveryagent.cli.command import Command, Group, is_global
 from deliveryagent.cli.faults import EXIT_MEANINGS
-from deliveryagent.config.explain import Entry, catalogue, postfix_name, route_catalogue
+from deliveryagent.config.explain import (
+    Entry,
+    catalogue,
+    listener_catalogue,
+    postfix_name,
+    route_catalogue,
+)
 from deliveryagent.config.sections import SECTIONS
 from queue_schema import tables
 
@@ -155,6 +161,10 @@ def settings_page() -> str:
         else:
             _setting(page, entry)
     page.paragraph("Besides these it may narrow: " + ", ".join(map(bold, sorted(narrowed))) + ".")
+    page.section("[[listener]]")
+    page.paragraphs(passages.LISTENERS)
+    for entry in listener_catalogue().values():
+        _setting(page, entry)
     page.section("Examples")
     for text, lines in passages.EXAMPLES:
         page.paragraphs(text)
@@ -235,6 +245,35 @@ def service_page() -> str:
     return page.text
 
 
+def sendmail_page() -> str:
+    """deliveryagent-sendmail(1)."""
+    page = Page("deliveryagent-sendmail", 1, version=__version__, book="User Commands")
+    names = ("deliveryagent-sendmail", "deliveryagent-mailq", "deliveryagent-newaliases")
+    page.named(", ".join(names), "hand over mail and list the queue as sendmail does")
+    page.section("Synopsis")
+    page.paragraph(f"{bold(names[0])} [\\fIoptions\\fP] [\\fIrecipients\\fP]")
+    for name in names[1:]:
+        page.paragraph(bold(name))
+    page.section("Description")
+    page.paragraphs(passages.SENDMAIL)
+    page.section("Options")
+    page.paragraph("A value may be joined to its option, and options without one may be gathered.")
+    for option, meaning in passages.SENDMAIL_OPTIONS.items():
+        page.item(prose(option), prose(meaning))
+    page.paragraphs(passages.SENDMAIL_IGNORED)
+    page.section("Exit status")
+    for status, meaning in passages.SENDMAIL_STATUS.items():
+        page.item(bold(str(status)), plain(meaning))
+    page.section("Environment")
+    page.item(bold("NAME"), "The full name of the sender, unless \\fB\\-F\\fP gives one.")
+    page.item(bold("DELIVERYAGENT_CONFIG"), "The configuration file.")
+    _files(page)
+    page.section("Examples")
+    page.example(["deliveryagent-sendmail -t -i -f shop@example.org < message.eml"])
+    _see_also(page, "dagent(1)", "deliveryagent(8)")
+    return page.text
+
+
 def _exit_status(page: Page) -> None:
     page.section("Exit status")
     for status, meaning in EXIT_MEANINGS.items():
@@ -255,6 +294,7 @@ def _see_also(page: Page, *pages: str) -> None:
 
 PAGES = {
     "dagent.1": commands_page,
+    "deliveryagent-sendmail.1": sendmail_page,
     "deliveryagent.toml.5": settings_page,
     "deliveryagent-queue.7": schema_page,
     "deliveryagent.8": service_page,

@@ -75,8 +75,25 @@ message = Table(
     Column("crashes", SmallInteger, nullable=False, server_default=_ZERO),
     # The earliest attempt that was asked for; its lifetime counts from there. 0: from its arrival.
     Column("not_before", Double, nullable=False, server_default=_ZERO),
+    # What it asks of its way: a priority from -9 to 9 (RFC 6710); until when it is to be delivered, 0 for no
+    # time, and what becomes of it then ("R", "N", with a "T" behind it for a trace; RFC 2852); a next hop that
+    # promises protected transport (RFC 8689).
+    Column("priority", SmallInteger, nullable=False, server_default=_ZERO),
+    Column("deliver_by", Double, nullable=False, server_default=_ZERO),
+    Column("by_mode", String(2), nullable=False, server_default=_EMPTY),
+    Column("require_tls", Boolean, nullable=False, server_default=false()),
     CheckConstraint("recipient_count > 0", name="has_recipients"),
 )
+
+deadline = Table(
+    "deadline",
+    metadata,
+    Column("at", Double, primary_key=True, autoincrement=False),
+    Column("message_id", _Id, primary_key=True, autoincrement=False),
+    sqlite_with_rowid=False,
+)
+"""Messages with a ``deliver_by``, until that time is over and what it asks for is done. So whoever looks for
+those that are late passes neither the queue nor its history."""
 
 content = Table(
     "content",

@@ -12,11 +12,19 @@ import pytest
 
 from deliveryagent.cli import root
 from deliveryagent.cli.faults import ExitStatus
+from deliveryagent.cli.sendmail import arguments
+from deliveryagent.cli.sendmail.sysexits import Sysexit
 from deliveryagent.config.explain import catalogue
 
 ROOT = Path(__file__).parents[1]
 MAN = ROOT / "man"
-PAGES = ("dagent.1", "deliveryagent.toml.5", "deliveryagent-queue.7", "deliveryagent.8")
+PAGES = (
+    "dagent.1",
+    "deliveryagent-sendmail.1",
+    "deliveryagent.toml.5",
+    "deliveryagent-queue.7",
+    "deliveryagent.8",
+)
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +98,11 @@ def test_every_setting_is_there() -> None:
     text = plain("deliveryagent.toml.5")
     for entry in catalogue().values():
         assert f"{entry.name.rpartition('.')[2]} ({entry.type_name}, default " in text, entry.name
+
+
+def test_every_option_and_status_of_sendmail_is_there() -> None:
+    text = plain("deliveryagent-sendmail.1")
+    for letter in arguments.WITH_VALUE | arguments.ALONE | {"q"}:
+        assert re.search(rf"(?<![\w-])-{letter}", text), letter
+    statuses = {value for name, value in vars(Sysexit).items() if not name.startswith("_")}
+    assert statuses == {int(found) for found in re.findall(r"^\.TP\n(\d+)$", text, re.MULTILINE)}

@@ -8,13 +8,20 @@ import pytest
 
 from deliveryagent.agent.worker_settings import ClientSettings
 from deliveryagent.cli.faults import ExitStatus
+from deliveryagent.config import load
 from deliveryagent.config.location import SOCKET_NAME, SYSTEM_RUN_DIR, SYSTEM_STATE
 from deliveryagent.intake.admission import SubmitSettings
+from deliveryagent.intake.listener_settings import ListenerSettings
+from deliveryagent.intake.places import InheritedPlace, parse_place
 from deliveryagent.setting import parse_duration
 
 UNITS = Path(__file__).parents[1] / "systemd"
 SERVICE = UNITS / "deliveryagent.service"
 SOCKET = UNITS / "deliveryagent.socket"
+LISTENERS = {
+    path.stem.removeprefix("deliveryagent-"): path
+    for path in sorted(UNITS.glob("deliveryagent-*.socket"))
+}
 SYSUSERS = UNITS / "sysusers.d" / "deliveryagent.conf"
 
 Unit = dict[str, dict[str, list[str]]]
@@ -64,6 +71,45 @@ def test_directories_are_those_the_program_looks_in(service: dict[str, str]) -> 
     assert f"/var/lib/{service['StateDirectory']}" == SYSTEM_STATE
     assert f"/run/{service['RuntimeDirectory']}" == SYSTEM_RUN_DIR
     assert parsed(SOCKET)["Socket"]["ListenStream"] == [f"{SYSTEM_RUN_DIR}/{SOCKET_NAME}"]
+
+
+def test_systemd_can_hold_a_socket_for_each_kind_of_listener() -> None:
+    assert set(LISTENERS) == {"submission", "submissions", "smtp", "lmtp"}
+    held = {name: parsed(path)["Socket"] for name, path in LISTENERS.items()}
+    for name, unit in held.items():
+        assert unit["FileDescriptorName"] == [name]
+        assert unit["Service"] == [SERVICE.name]
+        assert f'"systemd:{name}"' in LISTENERS[name].read_text("utf-8")
+        assert parse_place(f"systemd:{name}") == InheritedPlace(name)
+    ports = {name: unit["ListenStream"] for name, unit in held.items()}
+    assert ports == {
+        "submission": ["587"],
+        "submissions": ["465"],
+        "smtp": ["25"],
+        "lmtp": ["/run/deliveryagent-lmtp.sock"],
+    }
+
+
+def test_a_socket_that_is_a_file_outlives_the_service_and_lets_in_its_group_alone(
+    service: dict[str, str],
+) -> None:
+    unit = parsed(LISTENERS["lmtp"])["Socket"]
+    assert not unit["ListenStream"][0].startswith(f"/run/{service['RuntimeDirectory']}/")
+    assert unit["SocketMode"] == [ListenerSettings().socket_mode]
+    assert unit["SocketGroup"] == [service["Group"]]
+
+
+@pytest.mark.parametrize("name", LISTENERS)
+def test_what_a_unit_says_to_configure_is_a_configuration(name: str, tmp_path: Path) -> None:
+    lines = LISTENERS[name].read_text("utf-8").splitlines()
+    start = lines.index("#   [[listener]]")
+    said = [line.removeprefix("#   ") for line in lines[start:] if line.startswith("#   ")]
+    text = "\n".join(line for line in said if not line.startswith("systemctl"))
+    file = tmp_path / "agent.toml"
+    file.write_text(f'{text}\ntls_certificate = "/etc/cert.pem"\n', "utf-8")
+    (listener,) = load(file).listener
+    assert listener.address == f"systemd:{name}"
+    assert listener.tls_only == (name == "submissions")
 
 
 def test_the_sandbox_is_closed(service: dict[str, str]) -> None:
@@ -120,8 +166,9 @@ def runnable(tmp_path: Path) -> list[str]:
     """Copies of the units whose programs exist here."""
     text = SERVICE.read_text("utf-8").replace("/usr/bin/dagent serve", "/bin/true")
     (tmp_path / SERVICE.name).write_text(text, "utf-8")
-    shutil.copy(SOCKET, tmp_path)
-    return [str(tmp_path / SERVICE.name), str(tmp_path / SOCKET.name)]
+    sockets = [SOCKET, *LISTENERS.values()]
+    copies = [str(shutil.copy(unit, tmp_path)) for unit in sockets]
+    return [str(tmp_path / SERVICE.name), *copies]
 
 
 @pytest.mark.skipif(ANALYZE is None, reason="systemd-analyze is not installed")

@@ -3,7 +3,8 @@ the client with single messages and in bulk.
 
 The agent runs, with the destination paused; Postfix runs, with everything put on hold. Each of its
 ways in is measured beside the one of ours that people would use in its place: ``dagent send``
-beside ``sendmail``, the client's single call beside one SMTP session, its bulk call beside twenty.
+and ``deliveryagent-sendmail`` beside ``sendmail``, the client's single call beside one SMTP session,
+its bulk call beside twenty.
 """
 
 import json
@@ -29,6 +30,7 @@ from benchmarks.source import SESSIONS, send
 from deliveryagent import Client
 
 _SIZE = 2048
+_SENDMAIL = "agent, sendmail"
 
 Submit = Callable[[int], None]
 
@@ -54,21 +56,28 @@ def _case(name: str, sides: dict[str, Callable[[], Figures]], **conditions: str 
             "sink": "none: the destination is paused, Postfix holds",
             "durability": "SQLite WAL, synchronous=FULL; Postfix: fsync per message",
         },
-        against=[("agent", "Postfix")] if "Postfix" in sides else [],
+        against=[(side, "Postfix") for side in sides if side != "Postfix" and "Postfix" in sides],
     )
 
 
 def _commands(plan: Plan, sink: Sink, name: str, at_a_time: int, calls: int) -> Case:
-    def ours() -> Figures:
+    def ours(sendmail: bool) -> Figures:
         with place("bench-agent") as directory:
             bench, letter = Bench(directory, sink), _letter(directory)
             with bench.service():
                 bench.run("dest", "pause", "d0.test")
+                command = bench.sendmail("-i") if sendmail else bench.command("send")
 
                 def submit(number: int) -> None:
-                    words = bench.command("send", "-f", SENDER, f"r{number}@d0.test")
+                    words = [*command, "-f", SENDER, f"r{number}@d0.test"]
                     with letter.open("rb") as text:
-                        subprocess.run(words, stdin=text, check=True, stdout=subprocess.DEVNULL)
+                        subprocess.run(
+                            words,
+                            stdin=text,
+                            check=True,
+                            stdout=subprocess.DEVNULL,
+                            env=bench.environment,
+                        )
 
                 return _called(submit, calls, at_a_time, lambda: _queued(bench))
 
@@ -87,7 +96,12 @@ def _commands(plan: Plan, sink: Sink, name: str, at_a_time: int, calls: int) -> 
                 lambda: _settled(instance, calls),
             )
 
-    sides = {"agent": ours, **({"Postfix": theirs} if plan.postfix else {})}
+    sides: dict[str, Callable[[], Figures]] = {
+        "agent": lambda: ours(sendmail=False),
+        _SENDMAIL: lambda: ours(sendmail=True),
+    }
+    if plan.postfix:
+        sides["Postfix"] = theirs
     return _case(name, sides, calls=calls, at_a_time=at_a_time, peer="sendmail")
 
 

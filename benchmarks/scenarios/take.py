@@ -1,9 +1,10 @@
 """Taking and delivering at once, under load: from the first octet handed over to the last message
 at the sink.
 
-The agent takes mail through its Unix socket from the bulk client; Postfix takes it over SMTP from
-smtp-source (twenty sessions kept open), and from its own ``sendmail``, as many processes at a time
-as there are cores, twice over. Every message is durable before it is answered for, on both sides.
+The agent takes mail through its Unix socket from the bulk client, and over SMTP; Postfix takes it
+over SMTP, and from its own ``sendmail``, as many processes at a time as there are cores, twice
+over. What comes over SMTP comes from smtp-source on both sides, in twenty sessions kept open. Every
+message is durable before it is answered for.
 """
 
 import os
@@ -21,7 +22,7 @@ from benchmarks.figures import Case, Figures
 from benchmarks.letters import SENDER, content, letters
 from benchmarks.meter import Meter
 from benchmarks.postfix import Postfix, arrived
-from benchmarks.programs import Failure, place
+from benchmarks.programs import Failure, free_port, place
 from benchmarks.sink import Sink
 from benchmarks.source import SESSIONS, load, send
 
@@ -34,6 +35,7 @@ def cases(plan: Plan) -> Iterator[Case]:
     few = plan.amount(3000, 200)
     with place("bench-sink") as directory, Sink(directory) as sink:
         sides: dict[str, Callable[[], Figures]] = {"agent": lambda: _agent(sink, messages)}
+        sides["agent, SMTP"] = lambda: _agent_smtp(sink, messages)
         if plan.postfix:
             sides["Postfix, SMTP"] = lambda: _smtp(sink, messages)
             sides["Postfix, sendmail"] = lambda: _sendmail(sink, few)
@@ -48,7 +50,11 @@ def cases(plan: Plan) -> Iterator[Case]:
                 "durability": "SQLite WAL, synchronous=FULL; Postfix: fsync per message",
                 "client": "enqueue_many over the Unix socket; not counted in CPU on either side",
             },
-            against=[("agent", "Postfix, SMTP"), ("agent", "Postfix, sendmail")],
+            against=[
+                ("agent", "Postfix, SMTP"),
+                ("agent, SMTP", "Postfix, SMTP"),
+                ("agent", "Postfix, sendmail"),
+            ],
         )
 
 
@@ -78,14 +84,44 @@ def warm_up(bench: Bench) -> None:
     arrived(bench.sink, 1)
 
 
+def _agent_smtp(sink: Sink, messages: int) -> Figures:
+    with place("bench-agent") as directory:
+        bench = Bench(directory, sink, port=free_port())
+        with bench.service() as process:
+            warm_up(bench)
+            sink.reset()
+            with Meter(process.pid) as meter:
+                before = _of_listener(meter)
+                started = time.monotonic()
+                _by_smtp(bench.port, messages)
+                taken = time.monotonic() - started
+                arrived(sink, messages)
+                cpu = meter.spent()
+                listener = _of_listener(meter) - before
+            found = _figures(messages, sink.last - started, cpu, meter)
+            sink.count += 1  # the one that warmed it up
+        wrong = bench.complaints(messages + 1)
+        if wrong:
+            raise Failure("; ".join(wrong))
+        return {
+            **found,
+            "fill_rate": messages / taken,
+            "cpu_listener": listener / messages * 1e6,
+        }
+
+
+def _of_listener(meter: Meter) -> float:
+    return sum(usage.cpu for usage in meter.tree.of_others("deliveryagent.intake.listener"))
+
+
+def _by_smtp(port: int, messages: int) -> None:
+    if load(port, messages=messages, size=_SIZE) is None:
+        send(port, letters(messages, _SIZE), sessions=SESSIONS)
+
+
 def _smtp(sink: Sink, messages: int) -> Figures:
     with postfix.instance(sink) as instance:
-
-        def hand_over() -> None:
-            if load(instance.port, messages=messages, size=_SIZE) is None:
-                send(instance.port, letters(messages, _SIZE), sessions=SESSIONS)
-
-        return _measured(instance, sink, messages, hand_over)
+        return _measured(instance, sink, messages, lambda: _by_smtp(instance.port, messages))
 
 
 def _sendmail(sink: Sink, messages: int) -> Figures:

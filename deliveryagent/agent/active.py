@@ -3,11 +3,13 @@
 Plain objects with the facts that ``agent.schedule`` keeps about them. Never decides whose turn it is.
 """
 
+from bisect import bisect_right
 from collections import deque
 from dataclasses import dataclass, field
 
 import msgspec
 
+from deliveryagent.policy import precedence
 from deliveryagent.policy.concurrency import UNLIMITED, Window
 from deliveryagent.queue.lines import Claimed, Cursor
 
@@ -38,6 +40,11 @@ class Batch(msgspec.Struct, eq=False):
         return -1 if self.portion is None else self.portion.place
 
 
+def _rank(batch: Batch) -> float:
+    first = batch.recipients[0]
+    return precedence.rank(first.due, first.message_id, first.priority)
+
+
 @dataclass(slots=True, eq=False)
 class Lane:
     """What one destination has waiting for one next hop."""
@@ -48,6 +55,24 @@ class Lane:
     site: "Site | None" = None
     pending: deque[Batch] = field(default_factory=deque)
     in_turn: bool = False
+    ranked: bool = False  # something with a priority waits, or did when it last had anything
+
+    @property
+    def patient(self) -> bool:
+        """Whether something of a low priority waits here."""
+        return self.ranked and bool(self.pending) and self.pending[-1].recipients[0].priority < 0
+
+    def line_up(self, batch: Batch, *, first: bool) -> None:
+        """Let a request wait: behind the others, but for what has a priority; ``first``: before them."""
+        pending = self.pending
+        if batch.recipients[0].priority or not pending:
+            self.ranked = bool(batch.recipients[0].priority)
+        if first:
+            pending.appendleft(batch)
+        elif self.ranked and pending:
+            pending.insert(bisect_right(pending, _rank(batch), key=_rank), batch)
+        else:
+            pending.append(batch)
 
 
 @dataclass(slots=True, eq=False)

@@ -28,13 +28,13 @@ from deliveryagent.mail.envelope import (
     format_queue_id,
     lifetime_start,
 )
-from deliveryagent.policy import retry
+from deliveryagent.mail.submission import Submission
+from deliveryagent.policy import deadline, retry
 from deliveryagent.policy.notices import CLASS_OF, Incident, NoticeSettings, told
 from deliveryagent.policy.retry import RetrySettings
 from deliveryagent.protocol import notification, postmaster
 from deliveryagent.protocol.notification import Action, Report, Reported, ReportKind
 from deliveryagent.queue.reports import OwedRecipient, ReportFacts
-from deliveryagent.queue.submissions import Submission
 
 ORIGIN = "agent"
 """What the ``origin`` of the mail system's own messages says."""
@@ -87,7 +87,7 @@ class Composer:
         report_id, now = self._new_id(), self._clock()
         report = self._report(facts, report_id, now)
         self._copy(facts, report, now)
-        return self._submission(report_id, facts.sender, self._written(report), now)
+        return self._submission(report_id, facts.sender, self._written(report), now, facts)
 
     def _report(self, facts: ReportFacts, report_id: int, now: float) -> Report:
         arrival = arrival_of(facts.queue_id)
@@ -96,6 +96,7 @@ class Composer:
         if kind is ReportKind.DELAY:
             counted = lifetime_start(facts.queue_id, facts.not_before)
             until = retry.expires(arrival=counted, sender=facts.sender, settings=self._retry)
+            until = deadline.ends(until, facts.deliver_by, facts.by_mode)
         return Report(
             kind=kind,
             queue_id=format_queue_id(facts.queue_id),
@@ -104,14 +105,15 @@ class Composer:
             contact=self._postmaster,
             to=facts.sender,
             sender=facts.sender,
-            recipients=tuple(_reported(kind, owed, until) for owed in facts.recipients),
+            recipients=tuple(_reported(facts, owed, until) for owed in facts.recipients),
             arrival=arrival,
             now=now,
-            ret=DsnReturn(facts.ret),
+            ret=DsnReturn.HDRS if facts.require_tls else DsnReturn(facts.ret),
             envid=facts.envid,
             utf8=facts.utf8,
             content=facts.content,
             whole=facts.complete,
+            deliver_by=facts.deliver_by,
         )
 
     def _written(self, report: Report) -> bytes:
@@ -131,7 +133,7 @@ class Composer:
         # A transaction may be repeated: what it wrote the first time is replaced, not doubled.
         with self._lock:
             self._copies[facts.queue_id, facts.kind] = self._submission(
-                copy_id, self.notice_recipient, self._written(copy), now
+                copy_id, self.notice_recipient, self._written(copy), now, facts
             )
 
     def take_copies(self) -> list[Submission]:
@@ -178,13 +180,18 @@ class Composer:
         )
         return self._submission(notice_id, to, postmaster.compose(notice), now)
 
-    def _submission(self, queue_id: int, to: str, content: bytes, now: float) -> Submission:
+    def _submission(
+        self, queue_id: int, to: str, content: bytes, now: float, about: ReportFacts | None = None
+    ) -> Submission:
+        """A message of ours; a report is as urgent, and as well protected, as what it is ``about``."""
         international = not to.isascii()
         return Submission(
             queue_id=queue_id,
             envelope=Envelope(
                 sender="",
                 recipients=(NewRecipient(address=to, notify=Notify.NEVER),),
+                priority=about.priority if about is not None else 0,
+                require_tls=about is not None and about.require_tls,
             ),
             facts=content_facts(content, utf8_headers=international),
             parts=tuple(
@@ -199,12 +206,16 @@ class Composer:
 _COPIED = {ReportKind.FAILURE: Incident.BOUNCED, ReportKind.DELAY: Incident.DELAYED}
 
 
-def _reported(kind: ReportKind, owed: OwedRecipient, until: float) -> Reported:
+def _reported(facts: ReportFacts, owed: OwedRecipient, until: float) -> Reported:
+    kind, by, enhanced = ReportKind(facts.kind), (facts.deliver_by, facts.by_mode), owed.enhanced
     match kind:
         case ReportKind.FAILURE:
             action = Action.FAILED
+            if owed.status == RecipientStatus.EXPIRED and deadline.over(*by, owed.updated):
+                enhanced = deadline.RETURNED
         case ReportKind.DELAY:
             action = Action.DELAYED
+            enhanced = deadline.DELAYED if deadline.notifies(*by) else enhanced
         case ReportKind.SUCCESS:
             # Success is reported from here only when a peer cannot; without a peer it ended here.
             action = Action.RELAYED if owed.host else Action.DELIVERED
@@ -213,7 +224,7 @@ def _reported(kind: ReportKind, owed: OwedRecipient, until: float) -> Reported:
     return Reported(
         address=owed.address,
         action=action,
-        enhanced=owed.enhanced,
+        enhanced=enhanced,
         code=owed.code,
         text=owed.text,
         stage=owed.stage,

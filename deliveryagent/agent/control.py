@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from deliveryagent.agent.active import Site
 from deliveryagent.agent.manager import Manager
 from deliveryagent.agent.records import shown_record
 from deliveryagent.mail.envelope import FINAL_STATUSES, format_queue_id, parse_queue_id
@@ -56,6 +57,7 @@ class Control:
         drain: Callable[[], None],
         reload: Callable[[], None],
         about: Mapping[str, Any],
+        listeners: Callable[[], list[dict[str, Any]]] = list,
         agent: int = 0,
     ) -> None:
         self._manager = manager
@@ -64,6 +66,7 @@ class Control:
         self._drain = drain
         self._reload = reload
         self._about = about
+        self._listeners = listeners
         self._agent = agent
 
     def orders(self) -> dict[str, Ask]:
@@ -78,6 +81,7 @@ class Control:
             "dest_pause": self.pause,
             "dest_resume": self.resume,
             "dest_reset": self.reset,
+            "dest_reset_all": self.reset_all,
             "drain": self.drain,
             "reload": self.reload,
         }
@@ -107,6 +111,7 @@ class Control:
                 }
                 for worker in workers
             ],
+            "listeners": self._listeners(),
             "sites": [manager.sites.describe(site, now) for site in sites[:100]],
         }
 
@@ -231,15 +236,28 @@ class Control:
         site = self._manager.sites.of(name, now)
         found = site.name if site is not None else ""
         if site is not None:
-            window = concurrency.opened(self._manager.rules.concurrency, limit=site.limit)
-            self._manager.schedule.relearn(site, window)
-            self._manager.sites.save(site, now)
+            self._open_anew(site, now)
         else:  # another agent may know it
             found = await self._database.submit(sites.reset, SiteReset(name, now))
         await self._database.submit(orders.resume, Resume(name=name, now=now))
         self._manager.schedule.reopen(now)
         self._manager.nudge()
         return {"name": name, "site": found}
+
+    async def reset_all(self, _: dict[str, Any], __: str) -> dict[str, Any]:
+        """Forget of every site that is closed that it failed, as ``postqueue -f`` does; pauses stay."""
+        schedule, now = self._manager.schedule, self._clock()
+        closed = [site for site in schedule.sites.values() if schedule.closed_until(site, now)]
+        for site in closed:
+            self._open_anew(site, now)
+        schedule.reopen(now)
+        self._manager.nudge()
+        return {"sites": len(closed)}
+
+    def _open_anew(self, site: Site, now: float) -> None:
+        window = concurrency.opened(self._manager.rules.concurrency, limit=site.limit)
+        self._manager.schedule.relearn(site, window)
+        self._manager.sites.save(site, now)
 
     async def drain(self, _: dict[str, Any], __: str) -> dict[str, Any]:
         """Stop claiming; what runs is finished."""

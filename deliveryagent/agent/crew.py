@@ -1,28 +1,22 @@
-"""The delivery workers as processes: started, watched, restarted with growing pauses.
+"""The delivery workers as processes: how many there are, what they are told, and who hears them.
 
 Guarantees: what a dead worker had in flight is handed back together with its journal before its successor
-starts; a worker that shows no sign of life for ``SILENCE`` seconds is killed. Never decides about mail.
+starts; the rest is that of ``children``. Never decides about mail.
 """
 
 import asyncio
-import contextlib
 import math
-import os
 import signal
-import socket
-import sys
 import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol
 
+from deliveryagent import children
 from deliveryagent.agent import frames
-from deliveryagent.agent.frames import FromWorker, ToWorker
-
-SILENCE = 60.0  # seconds without a beat until a worker counts as stuck
-_SLOWEST_RESTART = 30.0
-_LAST_WORDS = 2.0  # seconds to read what a worker said before it ended
+from deliveryagent.agent.frames import FromWorker
+from deliveryagent.children import Child
 
 
 class CrewOwner(Protocol):
@@ -38,85 +32,33 @@ class CrewOwner(Protocol):
         """The system could not give us a process; it is tried again."""
 
 
-class Worker(asyncio.Protocol):
+class Worker(Child[FromWorker]):
     """One worker process as the manager sees it."""
 
     def __init__(self, index: int, owner: CrewOwner) -> None:
+        super().__init__(frames.from_worker_decoder)
         self.index = index
-        self.pid = 0
-        self.ready = False
-        self.draining = False
         self.in_flight = 0
         self.sessions = 0
         self.lag = 0.0
-        self.restarts = 0
         self.wanted: deque[frames.Fetch] = deque()  # parts of contents it asked for (``servings``)
         self.reading = 0  # parts being read for it
-        self.last_beat = 0.0
-        self.heard_out = asyncio.Event()  # the other end is closed, and everything it sent was read
         self._owner = owner
-        self._unframer = frames.Unframer()
-        self._outbox: list[ToWorker] = []
-        self._transport: asyncio.Transport | None = None
-        self._loop = asyncio.get_running_loop()
 
     def begin(self, pid: int) -> None:
         """A new process takes this place."""
-        self.pid, self.last_beat = pid, self._loop.time()
+        super().begin(pid)
         self.in_flight = self.sessions = 0
         self.lag = 0.0
-        self.heard_out.clear()
-        self._unframer = frames.Unframer()
-        self._outbox.clear()
         self.wanted.clear()
 
-    def end(self) -> None:
-        """The process is gone."""
-        self.pid, self.ready = 0, False
-        if self._transport is not None:
-            self._transport.abort()
-            self._transport = None
-
-    @property
-    def unsent(self) -> int:
-        """Octets said to it that wait because it does not read."""
-        return 0 if self._transport is None else self._transport.get_write_buffer_size()
-
-    def say(self, frame: ToWorker) -> None:
-        """Send a frame; everything said in one turn of the event loop leaves in one write."""
-        if not self._outbox:
-            self._loop.call_soon(self._flush)
-        self._outbox.append(frame)
-
-    def _flush(self) -> None:
-        outbox, self._outbox = self._outbox, []
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(frames.encode(outbox))
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
-
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
-        self.heard_out.set()
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            for frame in self._unframer.feed(data, frames.from_worker_decoder):
-                if isinstance(frame, frames.Beat):
-                    self.last_beat = self._loop.time()
-                    self.lag, self.sessions = frame.lag, frame.sessions
-                self._owner.worker_said(self, frame)
-        except frames.FrameError:
-            if self._transport is not None:
-                self._transport.abort()
-
-    def kill(self, signum: int) -> None:
-        """Send a signal to the process, if there is one."""
-        if self.pid:
-            try:
-                os.kill(self.pid, signum)
-            except ProcessLookupError:
-                return
+    def hear(self, said: list[FromWorker]) -> None:
+        """Tell the manager, frame by frame."""
+        for frame in said:
+            if isinstance(frame, frames.Beat):
+                self.alive()
+                self.lag, self.sessions = frame.lag, frame.sessions
+            self._owner.worker_said(self, frame)
 
 
 class Crew:
@@ -152,22 +94,14 @@ class Crew:
             task.add_done_callback(self._tasks.discard)
 
     async def _look_after(self, worker: Worker) -> None:
-        loop = asyncio.get_running_loop()
-        pause = 0.0
-        while not self._is_over(worker):
-            started = loop.time()
+        async def life() -> int:
             # A successor never writes into its predecessor's journal: that one may not be settled yet.
             path = self._journals / f"worker-{worker.index}-{time.time_ns()}.journal"
             code = await self._live(worker, path)
             self._owner.worker_died(worker, path)
-            worker.restarts += 1
-            healthy = code == 0 or loop.time() - started > _SLOWEST_RESTART
-            pause = 0.0 if healthy else min(_SLOWEST_RESTART, max(0.1, pause * 2))
-            if not self._is_over(worker):
-                await asyncio.sleep(pause)
+            return code
 
-    def _is_over(self, worker: Worker) -> bool:
-        return self._stopping or worker.draining
+        await children.keep(worker, life, lambda: self._stopping or worker.draining)
 
     async def _live(self, worker: Worker, path: Path) -> int:
         """One life of a worker; returns the exit status, -1 when it could not even be born."""
@@ -176,43 +110,14 @@ class Crew:
         except OSError as error:
             self._owner.worker_not_started(worker, error)
             return -1
-        watchdog = asyncio.create_task(self._watch(worker))
-        code = await process.wait()
-        watchdog.cancel()
-        with contextlib.suppress(TimeoutError):  # what it said last may still be on its way
-            async with asyncio.timeout(_LAST_WORDS):
-                await worker.heard_out.wait()
-        worker.end()
-        return code
+        return await children.outlive(worker, process)
 
     async def _spawn(self, worker: Worker, path: Path) -> asyncio.subprocess.Process:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "deliveryagent.agent.worker",
-                str(theirs.fileno()),
-                str(path),
-                pass_fds=[theirs.fileno()],
-                stdin=asyncio.subprocess.DEVNULL,
-            )
-        worker.begin(process.pid)
-        ours.setblocking(False)
-        await asyncio.get_running_loop().create_connection(lambda: worker, sock=ours)
+        process = await children.spawn(worker, "deliveryagent.agent.worker", [str(path)])
         worker.say(frames.Configure(self._settings()))
         if self._lease < math.inf:
             worker.say(frames.Lease(self._lease))
         return process
-
-    async def _watch(self, worker: Worker) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(1.0)
-            if loop.time() - worker.last_beat > SILENCE:
-                worker.kill(signal.SIGABRT)
-                await asyncio.sleep(5.0)
-                worker.kill(signal.SIGKILL)
 
     def replace(self, grace: float) -> None:
         """Start workers with the present settings; the old ones finish what they are at and end."""

@@ -129,6 +129,8 @@ class Custody:
     def _is_hungry(self, destination: Destination) -> bool:
         if destination.exhausted or destination.fetching or destination.leaving:
             return False
+        if gathering.passed(destination):  # what is to go before others has to be here
+            return destination.pending < 2 * self.quota(destination)
         return destination.pending * 2 <= self.quota(destination)
 
     # -- claiming ---
@@ -250,6 +252,7 @@ class Custody:
             # Large contents fill the memory; then nobody gets more who has some, until half of it is free.
             if octets * 2 >= CONTENT_LIMIT or not destination.pending:
                 wanted = self.quota(destination) - destination.pending
+                wanted = wanted if wanted > 0 else FIRST_QUOTA
                 chosen[destination] = min(wanted, room, max(1, share // self._weight))
                 room -= chosen[destination]
         if chosen:

@@ -5,14 +5,16 @@ changes. Guarantees: everything that may go goes at once, each request to one wo
 decides whose turn it is: that is ``agent.schedule``.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from deliveryagent.agent import frames
 from deliveryagent.agent.active import Batch, Destination
 from deliveryagent.agent.crew import Worker
 from deliveryagent.agent.schedule import Schedule
-from deliveryagent.mail.delivery import DeliveryRequest, RequestRecipient
+from deliveryagent.mail.delivery import DeliveryRequest, Handling, RequestRecipient
 from deliveryagent.mail.envelope import arrival_of
+from deliveryagent.policy import deadline
+from deliveryagent.queue.lines import Claimed
 
 
 def ready(workers: Iterable[Worker]) -> dict[int, Worker]:
@@ -34,14 +36,25 @@ def divide(
 
 
 def hand_out(
-    schedule: Schedule, places: Mapping[int, Worker], now: float
+    schedule: Schedule,
+    places: Mapping[int, Worker],
+    now: float,
+    lapse: Callable[[Batch, float], None],
 ) -> tuple[set[Destination], int]:
-    """Hand out everything that may go; returns whose it was, and the octets of content that went along."""
+    """Hand out everything that may go; returns whose it was, and the octets of content that went along.
+
+    What may not go any more, because its time is over, is told to ``lapse``.
+    """
     touched: set[Destination] = set()
     octets = 0
     for batch in schedule.next_batches(now):
         if schedule.rooms:
             _tell(schedule, places)
+        first = batch.recipients[0]
+        if first.deliver_by and deadline.over(first.deliver_by, first.by_mode, now):
+            octets += len(batch.content or b"")
+            lapse(batch, now)
+            continue
         worker = places[batch.place]
         worker.in_flight += 1
         request = _request(batch)
@@ -87,4 +100,12 @@ def _request(batch: Batch) -> DeliveryRequest:
         due=first.due,
         content=content,
         site=lane.site.name,
+        handling=_handling(first),
     )
+
+
+def _handling(first: Claimed) -> Handling | None:
+    """What the message asks of its way; most ask for nothing."""
+    if first.priority or first.deliver_by or first.require_tls:
+        return Handling(first.priority, first.deliver_by, first.by_mode, first.require_tls)
+    return None

@@ -16,7 +16,7 @@ import msgspec
 
 from deliveryagent.mail.envelope import FINAL_STATUSES, Notify, RecipientStatus
 from deliveryagent.mail.status import SmtpReply
-from deliveryagent.policy import gates, retry
+from deliveryagent.policy import deadline, gates, retry
 from deliveryagent.policy.classify import IN_DOUBT_TEXT
 from deliveryagent.policy.gates import Gate, GateKind, Situation
 from deliveryagent.policy.hints import asks_for_less, is_greylisting
@@ -44,8 +44,8 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     ``situation`` holds what the gates need, the status included. ``running`` tells whether an agent
     works on this queue. ``reported`` is the id of the report about the final outcome, ``warned``
     whether a delay was reported. ``same_answer`` counts other recipients at this destination that
-    wait with the same last answer, ``waiting`` all others that wait there. Times are seconds since
-    the epoch.
+    wait with the same last answer, ``waiting`` all others that wait there. ``deliver_by`` and
+    ``by_mode`` are the sender's deadline (``policy.deadline``). Times are seconds since the epoch.
     """
 
     queue_id: str
@@ -54,6 +54,8 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     sender: str
     arrival: float
     not_before: float = 0.0
+    deliver_by: float = 0.0
+    by_mode: str = ""
     attempts: int
     answer: Answer
     situation: Situation
@@ -108,6 +110,7 @@ def explain(known: Known, settings: RetrySettings) -> Explanation:
     expires = retry.expires(
         arrival=max(known.arrival, known.not_before), sender=known.sender, settings=settings
     )
+    expires = deadline.ends(expires, known.deliver_by, known.by_mode)
     return Explanation(
         verdict=_finished(known) if final else _verdict(known, cause, shut),
         cause=cause,
@@ -281,7 +284,12 @@ _PASSING = frozenset({GateKind.WINDOW_FULL, GateKind.SUSPECT, GateKind.ELSEWHERE
 
 
 def _warning(known: Known, settings: RetrySettings) -> float | None:
-    due = retry.warning_due(arrival=max(known.arrival, known.not_before), settings=settings)
+    due = deadline.warning_due(
+        arrival=max(known.arrival, known.not_before),
+        deliver_by=known.deliver_by,
+        by_mode=known.by_mode,
+        settings=settings,
+    )
     wanted = bool(known.sender) and known.notify.wants(Notify.DELAY) and not known.warned
     return max(due, known.situation.now) if due is not None and wanted else None
 

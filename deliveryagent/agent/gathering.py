@@ -8,9 +8,13 @@ from collections.abc import Iterable
 from deliveryagent.agent.active import Destination, Lane
 from deliveryagent.agent.schedule import Schedule
 from deliveryagent.mail.address import destination_of
+from deliveryagent.mail.submission import Submission
+from deliveryagent.policy.precedence import HEAD_START, first_due
 from deliveryagent.policy.routing import Router
 from deliveryagent.queue.lines import Claimed, Fetch, rewound
-from deliveryagent.queue.submissions import Submission
+
+_BULK_SHARE = 2  # bulk recipients get one in so many places,
+_PATIENT_SHARE = 8  # while what stands first in their line waits here for others to pass
 
 Groups = dict[tuple[Lane, int], list[Claimed]]
 
@@ -18,6 +22,7 @@ Groups = dict[tuple[Lane, int], list[Claimed]]
 def order(destination: Destination, limit: int, largest: int, octets: int, now: float) -> Fetch:
     """What a destination is asked for next: no more than so much, with contents up to ``largest`` each."""
     heard, destination.heard = destination.heard, None
+    lanes = destination.lanes.values()
     if heard is not None:
         destination.cursor_small = rewound(destination.cursor_small, heard)
         destination.cursor_bulk = rewound(destination.cursor_bulk, heard)
@@ -30,7 +35,17 @@ def order(destination: Destination, limit: int, largest: int, octets: int, now: 
         limit=limit,
         largest=largest,
         octets=octets,
+        bulk_share=_PATIENT_SHARE if any(lane.patient for lane in lanes) else _BULK_SHARE,
     )
+
+
+def passed(destination: Destination) -> bool:
+    """Whether something was announced that is to go before what was read: it has a priority.
+
+    What was merely committed out of turn does not count.
+    """
+    heard, place = destination.heard, destination.cursor_small
+    return heard is not None and place is not None and heard < place[0] - HEAD_START / 2
 
 
 def group(
@@ -84,7 +99,7 @@ def join(schedule: Schedule, groups: Groups, siblings: Iterable[Claimed]) -> Non
 def newcomer(submission: Submission, now: float) -> Claimed | None:
     """The recipient of a new message as the store has it; None unless there is just one, due now."""
     envelope, facts = submission.envelope, submission.facts
-    due = max(submission.arrival, envelope.not_before)
+    due = first_due(submission.arrival, envelope.not_before, envelope.priority)
     if len(envelope.recipients) != 1 or envelope.hold or due > now:
         return None
     new = envelope.recipients[0]
@@ -93,7 +108,7 @@ def newcomer(submission: Submission, now: float) -> Claimed | None:
         number=1,
         address=new.address,
         destination=destination_of(new.address),
-        bulk=False,
+        bulk=envelope.priority < 0,
         attempts=0,
         due=due,
         notify=int(new.notify),
@@ -110,4 +125,8 @@ def newcomer(submission: Submission, now: float) -> Claimed | None:
         recipient_count=1,
         crashes=0,
         not_before=envelope.not_before,
+        priority=envelope.priority,
+        deliver_by=envelope.deliver_by,
+        by_mode=envelope.by_mode,
+        require_tls=envelope.require_tls,
     )

@@ -34,10 +34,10 @@ from deliveryagent.agent.sites import Sites
 from deliveryagent.agent.staffing import Load, Report, Staffing
 from deliveryagent.log import EventLog
 from deliveryagent.mail.delivery import DeliveryResult, Pressure
+from deliveryagent.mail.submission import Submission
 from deliveryagent.policy.notices import Incident
 from deliveryagent.queue import outcomes
 from deliveryagent.queue.aftermath import barrier
-from deliveryagent.queue.submissions import Submission
 from deliveryagent.queue.thread import Database, StoreUnavailable
 
 _PRESSURES = {pressure.value: pressure for pressure in Pressure}
@@ -80,8 +80,7 @@ class Manager:
         self._database = database
         self._identity = identity
         self._log = log
-        self._clock = clock
-        self._rng = rng
+        self._clock, self._rng = clock, rng
         self._wake = asyncio.Event()
         self._wheel = asyncio.Lock()
         self._staffing, self._load = Staffing(os.cpu_count() or 1), Load()
@@ -95,6 +94,7 @@ class Manager:
             clock=clock,
             rng=rng,
             recorded=self._look,
+            agent=agent,
         )
         self.sites = Sites(
             database=database, schedule=schedule, workers=self._workers, release=self.release
@@ -246,7 +246,7 @@ class Manager:
         places = {} if self._halted else self._workers()
         dispatch.divide(schedule, places, self.crew.workers, now)
         if self.recorder.unsettled < UNSETTLED_LIMIT:
-            touched, octets = dispatch.hand_out(schedule, places, now)
+            touched, octets = dispatch.hand_out(schedule, places, now, self.recorder.lapse)
             self.custody.content -= octets
             self.custody.unsent = octets + sum(worker.unsent for worker in self.crew.workers)
             if touched and self.custody.look(touched):

@@ -19,9 +19,9 @@ from deliveryagent.agent.custody import AHEAD, CONTENT_LIMIT, INLINE_LIMIT, LING
 from deliveryagent.agent.schedule import Schedule
 from deliveryagent.agent.sites import Sites
 from deliveryagent.mail.address import destination_of
+from deliveryagent.mail.submission import Submission
 from deliveryagent.queue import claims
 from deliveryagent.queue.claims import Claimed, Fetched, TakeUp
-from deliveryagent.queue.submissions import Submission
 from deliveryagent.queue.thread import Database
 
 _MOST_AT_ONCE = 50  # destinations taken up with one commit
@@ -133,9 +133,14 @@ class Newcomers:
     def _joined(self, new: Claimed, submission: Submission, now: float) -> Lane | None:
         schedule, custody = self._schedule, self._custody
         destination = schedule.destinations.get(new.destination)
-        if destination is None or destination.leaving or not destination.open:
+        if destination is None or destination.leaving:
             return None
-        if (
+        if new.priority > 0:  # whatever waits outside, it may go before that
+            if custody.room <= 0 or (new.message_id, 1) in schedule.active:
+                return None
+        elif not destination.open:
+            return None
+        elif (
             destination.pending >= custody.quota(destination)
             or custody.room <= 0
             or (new.message_id, 1) in schedule.active

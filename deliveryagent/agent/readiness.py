@@ -64,31 +64,32 @@ class Readiness:
             return
 
 
-def inherited_sockets(environ: Mapping[str, str], pid: int) -> dict[str, int]:
-    """File descriptors passed by socket activation, by the name their socket unit gives them.
+def inherited_sockets(environ: Mapping[str, str], pid: int) -> list[tuple[str, int]]:
+    """The names that socket units give to sockets passed by socket activation, and their descriptors.
 
     See sd_listen_fds(3). Empty when the variables are meant for another process. A descriptor
-    without a name is called ``unknown``, as by systemd; of several with one name the last counts.
+    without a name is called ``unknown``, as by systemd; several may have one name.
     """
     if environ.get("LISTEN_PID") != str(pid):
-        return {}
+        return []
     try:
         count = int(environ.get("LISTEN_FDS", ""))
     except ValueError:
-        return {}
+        return []
     names = environ.get("LISTEN_FDNAMES", "").split(":")
-    return {
-        (names[place] if place < len(names) else "") or "unknown": _FIRST_INHERITED + place
+    return [
+        ((names[place] if place < len(names) else "") or "unknown", _FIRST_INHERITED + place)
         for place in range(max(0, count))
-    }
+    ]
 
 
 def inherited_copy(environ: Mapping[str, str], pid: int, name: str) -> int | None:
     """A copy of one of these descriptors, None when there is none by that name.
 
-    A copy, because an agent that begins anew in the same process needs the original again.
+    Of several with one name the last counts. A copy, because an agent that begins anew in the same
+    process needs the original again.
     """
-    descriptor = inherited_sockets(environ, pid).get(name)
+    descriptor = dict(inherited_sockets(environ, pid)).get(name)
     return None if descriptor is None else os.dup(descriptor)
 
 

@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 
-from deliveryagent.agent import settlement
+from deliveryagent.agent import lapse, settlement
 from deliveryagent.agent.active import Batch, Destination
 from deliveryagent.agent.crew import Worker
 from deliveryagent.agent.frames import Settled
@@ -21,7 +21,13 @@ from deliveryagent.agent.rules import Rules
 from deliveryagent.agent.schedule import Schedule
 from deliveryagent.agent.watchers import Watchers
 from deliveryagent.log import Attempt, EventLog
-from deliveryagent.mail.delivery import DeliveryResult, RecipientResult, Trouble, Verdict
+from deliveryagent.mail.delivery import (
+    DeliveryResult,
+    Pressure,
+    RecipientResult,
+    Trouble,
+    Verdict,
+)
 from deliveryagent.mail.envelope import RecipientStatus, format_queue_id
 from deliveryagent.policy.notices import Incident
 from deliveryagent.queue import outcomes, overdue
@@ -71,6 +77,7 @@ class Recorder:
         clock: Callable[[], float],
         rng: random.Random,
         recorded: Callable[[Iterable[Destination]], None],
+        agent: int,
     ) -> None:
         self.rules = rules
         self.reporting = reporting
@@ -82,6 +89,7 @@ class Recorder:
         self._clock = clock
         self._rng = rng
         self._recorded = recorded
+        self._agent = agent
         self._turn = _Turn()
         self._handed_in = 0.0  # when answers were last handed in, by the event loop's clock
         self._later: asyncio.TimerHandle | None = None
@@ -202,6 +210,28 @@ class Recorder:
         self._database.submit(overdue.expire, expiry)
         if expiry.owed:
             self.reporting.report(expiry.message_id)
+
+    def lapse(self, batch: Batch, now: float) -> None:
+        """A request was about to leave, and its time is over: its recipients expire instead.
+
+        They stay in memory until that is recorded; what the store cannot take now is claimed once more.
+        """
+        self._schedule.complete(batch.serial, Pressure.NONE, "", now)
+        ends = [
+            lapse.expiry(one, agent=self._agent, now=now, settings=self.rules.retry)
+            for one in batch.recipients
+        ]
+
+        def ended(_: Sequence[bool | Exception]) -> None:
+            self.unsettled -= 1
+            self._schedule.settled(batch)
+            self.watchers.tell(batch.queue_id)
+            self._recorded([batch.lane.destination])
+
+        self.unsettled += 1
+        self._database.submit_many(overdue.expire, ends, ended)
+        if any(end.owed for end in ends):
+            self.reporting.report(batch.queue_id)
 
     def write_log(self) -> None:
         """Log what was recorded since the last call, in one write."""

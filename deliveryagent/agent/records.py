@@ -17,7 +17,7 @@ from deliveryagent.mail.envelope import (
     format_queue_id,
     parse_queue_id,
 )
-from deliveryagent.policy import retry
+from deliveryagent.policy import deadline, precedence, retry
 from deliveryagent.policy.retry import RetrySettings
 from deliveryagent.queue.search import Found, FoundRecipient, Shown, Tried
 
@@ -41,6 +41,13 @@ def status_of(found: Found, recipient: FoundRecipient, active: Places) -> str:
     return RecipientStatus.ACTIVE.value if in_flight else recipient.status
 
 
+def due_of(found: Found, recipient: FoundRecipient) -> float | None:
+    """When the next attempt is due, or since when, whatever place a priority gives it in its line."""
+    if recipient.due is None:
+        return None
+    return precedence.due_since(recipient.due, found.queue_id, found.priority)
+
+
 def message_status(found: Found, active: Places) -> str:
     """The most alive status of a message."""
     states = {found.status, *(status_of(found, one, active) for one in found.recipients)}
@@ -50,6 +57,7 @@ def message_status(found: Found, active: Places) -> str:
 def message_record(found: Found, settings: RetrySettings, *, active: Places = ()) -> dict[str, Any]:
     """A message with the recipients that were asked for."""
     expires = retry.expires(arrival=found.lifetime_start, sender=found.sender, settings=settings)
+    expires = deadline.ends(expires, found.deliver_by, found.by_mode)
     status = message_status(found, active)
     ended = status in {final.value for final in FINAL_STATUSES}
     return {
@@ -61,7 +69,21 @@ def message_record(found: Found, settings: RetrySettings, *, active: Places = ()
         "status": status,
         "recipient_count": found.recipient_count,
         "recipients": [recipient_record(found, one, active=active) for one in found.recipients],
+        **_wishes(found),
     }
+
+
+def _wishes(found: Found) -> dict[str, Any]:
+    """What the message asks of its way, if it asks for anything."""
+    wishes: dict[str, Any] = {}
+    if found.priority:
+        wishes["priority"] = found.priority
+    if found.deliver_by:
+        wishes["deliver_by"] = rfc3339(found.deliver_by)
+        wishes["by_mode"] = found.by_mode
+    if found.require_tls:
+        wishes["require_tls"] = True
+    return wishes
 
 
 def recipient_record(
@@ -69,6 +91,7 @@ def recipient_record(
 ) -> dict[str, Any]:
     """One recipient with its last answer."""
     reply = None
+    due = due_of(found, recipient)
     if recipient.stage or recipient.text:
         reply = {
             "code": recipient.code,
@@ -81,7 +104,7 @@ def recipient_record(
         "address": recipient.address,
         "status": status_of(found, recipient, active),
         "attempts": recipient.attempts,
-        "next_attempt": rfc3339(recipient.due) if recipient.due is not None else None,
+        "next_attempt": None if due is None else rfc3339(due),
         "last_reply": reply,
         "host": recipient.host,
         "updated": rfc3339(recipient.updated),

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from deliveryagent.agent.bounce import Composer
 from deliveryagent.log import EventLog
 from deliveryagent.mail.envelope import format_queue_id
+from deliveryagent.mail.submission import Answer, Submission
 from deliveryagent.policy.notices import Incident
 from deliveryagent.queue import reports, submissions
-from deliveryagent.queue.submissions import Submission
 from deliveryagent.queue.thread import Database
 
 
@@ -97,7 +97,7 @@ class Reporting:
             self._submit(message)
 
     def _submit(self, message: Submission) -> None:
-        def stored(future: "asyncio.Future[submissions.Answer]") -> None:
+        def stored(future: "asyncio.Future[Answer]") -> None:
             self.busy -= 1
             if not future.cancelled() and future.exception() is not None:
                 self._event("notice_failed", message.queue_id, {"error": str(future.exception())})

@@ -2,8 +2,9 @@
 
 Recipients arrive here from the store, destination by destination; requests leave in turn, site by site, so
 that a dead, slow or busy site never holds up another. Inside a site the destinations take turns, inside a
-destination the messages in the order of their due times. Suspects (messages during whose delivery a process
-died before) go one at a time in the whole agent, so that guilt shows and innocents are cleared.
+destination the messages in the order of their due times, moved by their priorities (``policy.precedence``).
+Suspects (messages during whose delivery a process died before) go one at a time in the whole agent, so that
+guilt shows and innocents are cleared.
 
 Guarantees: a recipient is in the active set at most once; the requests that may run at a site never exceed
 its window (``allotment``); nothing here grows beyond what was put in. Never touches the store, a socket or a
@@ -119,10 +120,8 @@ class Schedule:
         batch.lane.destination.pending += len(batch.recipients)
         if batch.suspect:
             self._suspects.append(batch)
-        elif first:
-            batch.lane.pending.appendleft(batch)
         else:
-            batch.lane.pending.append(batch)
+            batch.lane.line_up(batch, first=first)
         self._turn(batch.lane)
 
     def _turn(self, lane: Lane) -> None:

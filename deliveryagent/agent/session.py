@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import NamedTuple
 
+import msgspec
+
 from deliveryagent.agent.settings import ReuseSettings, SessionSettings
 from deliveryagent.mail.delivery import (
     DeliveryRequest,
@@ -130,10 +132,13 @@ class Session:
         content: bytes | AsyncIterable[bytes],
         *,
         on_dot: Callable[[], Failure | None],
+        now: float = 0.0,
     ) -> Exchange:
         """Offer the message for some of its recipients; ``content`` is in wire form."""
         self.uses += 1
-        talk = dialogue.transaction(request, recipients, self.capabilities, reset=self.needs_reset)
+        talk = dialogue.transaction(
+            request, recipients, self.capabilities, reset=self.needs_reset, now=now
+        )
         return self._noted(await self.connection.play(talk, content=content, on_dot=on_dot))
 
     async def carry_on(
@@ -287,7 +292,12 @@ async def _hello(
         )
     )
     if hello.capabilities is not None:
-        session.capabilities = hello.capabilities
+        facts = connection.tls
+        session.capabilities = (
+            msgspec.structs.replace(hello.capabilities, protected=True)
+            if facts is not None and facts.verified
+            else hello.capabilities
+        )
     return hello.outcome
 
 

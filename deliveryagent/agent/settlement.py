@@ -26,7 +26,7 @@ from deliveryagent.mail.envelope import (
     format_queue_id,
     lifetime_start,
 )
-from deliveryagent.policy import notices, retry
+from deliveryagent.policy import deadline, notices, precedence, retry
 from deliveryagent.policy.retry import RetrySettings
 from deliveryagent.queue.claims import Claimed
 from deliveryagent.queue.outcomes import Settlement
@@ -94,7 +94,11 @@ def _settlement(
         ip=host.ip,
         port=host.port,
         tls=host.tls,
-        queue_time=max(0.0, result.started - recipient.due),
+        queue_time=max(
+            0.0,
+            result.started
+            - precedence.due_since(recipient.due, recipient.message_id, recipient.priority),
+        ),
         connect_time=host.connect,
         setup_time=host.setup,
         transfer_time=host.transfer,
@@ -119,6 +123,8 @@ def _owed(
         arrival=lifetime_start(recipient.message_id, recipient.not_before),
         now=now,
         settings=settings,
+        deliver_by=recipient.deliver_by,
+        by_mode=recipient.by_mode,
     ).value
 
 
@@ -142,7 +148,8 @@ def _next_state(
             return RecipientStatus.HELD, None
         case _:
             arrival = lifetime_start(recipient.message_id, recipient.not_before)
-            if now >= retry.expires(arrival=arrival, sender=recipient.sender, settings=settings):
+            expires = retry.expires(arrival=arrival, sender=recipient.sender, settings=settings)
+            if now >= deadline.ends(expires, recipient.deliver_by, recipient.by_mode):
                 return RecipientStatus.EXPIRED, None
             due = retry.next_due(
                 now=now,

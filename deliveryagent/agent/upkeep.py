@@ -12,16 +12,18 @@ Guarantees: each round touches a bounded number of rows. Never sends anything.
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from deliveryagent.agent import lapse
 from deliveryagent.agent.active import Site
 from deliveryagent.agent.manager import Manager
 from deliveryagent.mail.envelope import Notify, RecipientStatus, first_queue_id, lifetime_start
-from deliveryagent.policy import notices, retry
+from deliveryagent.policy import deadline, notices, retry
 from deliveryagent.policy.retry import RetrySettings
-from deliveryagent.queue import overdue, purge, submissions
+from deliveryagent.queue import deadlines, overdue, purge, submissions
 from deliveryagent.queue.aftermath import LastAttempt, make_due
-from deliveryagent.queue.overdue import Aged, AgedRecipient
+from deliveryagent.queue.deadlines import Late
+from deliveryagent.queue.overdue import Aged, AgedRecipient, Warning_
 from deliveryagent.queue.thread import Database, StoreUnavailable
 
 INTERVAL = 15.0  # seconds between rounds
@@ -52,6 +54,7 @@ class Upkeep:
         self._expiry_after = (0, 0)
         self._warned_after = (0, 0)
         self._purge_after = 0
+        self._late_after: deadlines.Place = (0.0, 0, 0)
 
     async def run(self) -> None:
         """Do a round every ``INTERVAL`` seconds until cancelled."""
@@ -64,6 +67,7 @@ class Upkeep:
     async def round(self) -> None:
         """One round of everything."""
         now = self._clock()
+        await self._end_times(now)
         await self._expire(now)
         await self._warn(now)
         self._manager.schedule.forget_sites(now)
@@ -75,6 +79,33 @@ class Upkeep:
             purge.Purge(now=now, before=now - self.retention, cursor=self._purge_after),
         )
         self._purge_after = purged.cursor
+
+    async def _end_times(self, now: float) -> None:
+        """See to messages whose senders said by when they are to be delivered."""
+        settings, active = self._manager.rules.retry, self._manager.schedule.active
+        warnings: list[Warning_] = []
+        for _ in range(_ROUND // _PAGE):
+            page = await self._database.submit(deadlines.late, Late(now, self._late_after, _PAGE))
+            self._late_after = page[-1].place if page else (0.0, 0, 0)
+            for row in page:
+                if (row.message_id, row.number) in active:
+                    continue  # its attempt, or the moment before the next one, decides
+                if deadline.returns(row.at, row.by_mode):
+                    end = lapse.expiry(row, agent=self._agent, now=now, settings=settings)
+                    self._manager.recorder.expire(end)
+                else:
+                    warnings.append(Warning_(row.message_id, row.number))
+            if len(page) < _PAGE:
+                self._late_after = (0.0, 0, 0)
+                break
+        await self._tell(warnings)
+        await self._database.submit(deadlines.clear, now)
+
+    async def _tell(self, warnings: Sequence[Warning_]) -> None:
+        """Delay reports are due for these recipients."""
+        await self._database.submit_all(overdue.warn, warnings)
+        for message_id in {one.message_id for one in warnings}:
+            self._manager.recorder.reporting.report(message_id)
 
     async def _expire(self, now: float) -> None:
         settings = self._manager.rules.retry
@@ -136,21 +167,11 @@ class Upkeep:
             row
             for row in rows
             if row.sender
-            and now >= lifetime_start(row.message_id, row.not_before) + settings.delay_warning_time
+            and _is_late(row, now, settings)
             and Notify(row.notify).wants(Notify.DELAY)
             and (row.message_id, row.number) not in self._manager.schedule.active
         ]
-        if owed:
-            await asyncio.gather(
-                *(
-                    self._database.submit(
-                        overdue.warn, overdue.Warning_(row.message_id, row.number)
-                    )
-                    for row in owed
-                )
-            )
-            for message_id in {row.message_id for row in owed}:
-                self._manager.recorder.reporting.report(message_id)
+        await self._tell([Warning_(row.message_id, row.number) for row in owed])
 
     async def _sweep(
         self, after: tuple[int, int], *, before: int, unwarned: bool
@@ -166,3 +187,14 @@ class Upkeep:
                 return rows, (0, 0)
             after = (page[-1].message_id, page[-1].number)
         return rows, after
+
+
+def _is_late(row: AgedRecipient, now: float, settings: RetrySettings) -> bool:
+    """Whether it is time to tell the sender of a delay."""
+    due = deadline.warning_due(
+        arrival=lifetime_start(row.message_id, row.not_before),
+        deliver_by=row.deliver_by,
+        by_mode=row.by_mode,
+        settings=settings,
+    )
+    return due is not None and now >= due

@@ -167,7 +167,11 @@ class Visit:
         while groups and not errand.stopped:
             group = groups.popleft()
             exchange = await session.transact(
-                errand.request, group, errand.content(self._leg.client), on_dot=errand.dot
+                errand.request,
+                group,
+                errand.content(self._leg.client),
+                on_dot=errand.dot,
+                now=errand.means.clock(),
             )
             if reused and is_stale(exchange):
                 errand.past_dot = False

@@ -2,7 +2,8 @@
 
 The check follows the conventions of monitoring plugins: one line, exit status 0 ok, 1 warning, 2
 critical, 3 unknown, numbers behind a bar. What is critical: no service, a store that cannot be
-written, no worker, mail that is due and that nobody takes up, an agent of the queue that is silent for long.
+written, no worker, a listener that is down, mail that is due and that nobody takes up, an agent of the queue
+that is silent for long.
 """
 
 from collections.abc import Sequence
@@ -106,6 +107,11 @@ def judge(state: State, limits: dict[str, float | None]) -> tuple[int, list[str]
             found.append((CRITICAL, f"the store cannot be written: {store['reason']}"))
         if not any(worker["pid"] for worker in workers):
             found.append((CRITICAL, "no delivery worker runs"))
+        found += [
+            (CRITICAL, f"the listener {clean(one['address'])} does not run")
+            for one in state.live.get("listeners", [])
+            if not one["ready"]
+        ]
         if state.live["draining"]:
             found.append((WARNING, "draining"))
     for one in state.agents:
@@ -245,6 +251,7 @@ def _show_live(screen: Screen, live: dict[str, Any], now: float) -> None:
     if lag > 1:
         facts.append(f"up to {span(lag)} behind")
     screen.line(f"workers {len(running)} of {len(workers)} running, {', '.join(facts)}")
+    _show_listeners(screen, live.get("listeners", []))
     troubled = [site for site in live["sites"] if site.get("closed_until") or site.get("reason")]
     for site in troubled[:_MOST_SITES]:
         closed = site.get("closed_until")
@@ -254,6 +261,22 @@ def _show_live(screen: Screen, live: dict[str, Any], now: float) -> None:
     if len(troubled) > _MOST_SITES:
         more = count(len(troubled) - _MOST_SITES, "more site")
         screen.line(f"        {more} in trouble: dagent dest list")
+
+
+def _show_listeners(screen: Screen, listeners: Sequence[dict[str, Any]]) -> None:
+    title = "doors"
+    for one in listeners:
+        facts = [
+            f"{one['kind']} {clean(one['address'])}",
+            count(int(one["sessions"]), "session"),
+            f"{count(int(one['taken']), 'message')} taken",
+        ]
+        if one["restarts"]:
+            facts.append(count(int(one["restarts"]), "restart"))
+        if not one["ready"]:
+            facts.append(screen.paint("does not run", "bad"))
+        screen.line(f"{title:<8}{', '.join(facts)}")
+        title = ""
 
 
 def _named(one: Member) -> str:

@@ -15,6 +15,7 @@ from deliveryagent.config.advice import advise
 from deliveryagent.config.explain import (
     Entry,
     catalogue,
+    listener_catalogue,
     lookup,
     postfix_name,
     route_catalogue,
@@ -45,7 +46,8 @@ def check(invocation: Invocation) -> int:
     loaded = None
     try:
         loaded = _load(invocation)
-        warnings = advise(loaded)
+        wrong, unseen = _files(loaded)
+        errors, warnings = tuple(wrong), [*advise(loaded), *unseen]
     except ConfigError as error:
         errors = error.problems
     if screen.json:
@@ -57,7 +59,7 @@ def check(invocation: Invocation) -> int:
         screen.note(f"{screen.paint('error', 'bad')}: {clean(str(problem))}")
     for problem in warnings:
         screen.note(f"{screen.paint('warning', 'warn')}: {clean(str(problem))}")
-    if loaded is None:
+    if loaded is None or errors:
         screen.note(f"{count(len(errors), 'error')}: this configuration cannot be used")
         return ExitStatus.FAILED
     source = loaded.path or "the built-in defaults"
@@ -88,6 +90,8 @@ def show(invocation: Invocation, origin: bool, changed: bool) -> None:
         _show_line(screen, entry.name.rpartition(".")[2], entry.text(value), where)
     for route in loaded.config.route:
         _show_route(screen, route, loaded)
+    for number in range(len(loaded.config.listener)):
+        _show_listener(screen, number, loaded, changed=changed, origin=origin)
 
 
 @config.command(
@@ -145,6 +149,39 @@ def _show_route(screen: Screen, route: Route, loaded: Loaded) -> None:
     known = route_catalogue()
     for name, value in [("match", route.match), ("nexthop", route.nexthop), *narrowed.items()]:
         _show_line(screen, name, known[name].text(value), "")
+
+
+def _show_listener(
+    screen: Screen, number: int, loaded: Loaded, *, changed: bool, origin: bool
+) -> None:
+    listener = loaded.config.listener[number]
+    entries = [
+        entry
+        for name, entry in listener_catalogue().items()
+        if not changed or f"listener.{number}.{name}" in loaded.origins
+    ]
+    names = [entry.name.partition(".")[2] for entry in entries]
+    values = [getattr(listener, name) for name in names]
+    if screen.json:
+        shown = [
+            None if entry.key.secret else _plain(value)
+            for entry, value in zip(entries, values, strict=True)
+        ]
+        screen.record({"key": "listener", **dict(zip(names, shown, strict=True))})
+        return
+    screen.line(f"\n{screen.paint('[[listener]]', 'strong')}")
+    for entry, name, value in zip(entries, names, values, strict=True):
+        where = loaded.origins.get(f"listener.{number}.{name}", "default") if origin else ""
+        _show_line(screen, name, entry.text(value), where)
+
+
+def _files(loaded: Loaded) -> tuple[list[Problem], list[Problem]]:
+    """What is wrong with files, and what this user cannot look at."""
+    if not loaded.config.listener:
+        return [], []
+    from deliveryagent.config.listener_files import file_problems  # it imports ssl
+
+    return file_problems(loaded)
 
 
 def _narrowed(route: Route, loaded: Loaded) -> dict[str, Any]:

@@ -7,6 +7,7 @@ was last recorded. Decides nothing: that is ``agent.explain`` and the policies b
 from typing import Any
 
 from deliveryagent.agent.explain import Answer, Known
+from deliveryagent.agent.records import due_of
 from deliveryagent.cli.view import View
 from deliveryagent.mail.envelope import Notify, RecipientStatus, format_queue_id
 from deliveryagent.policy.gates import FOR_EVER, Pause, Situation
@@ -46,6 +47,8 @@ class Facts:
             sender=message.sender,
             arrival=message.arrival,
             not_before=message.not_before,
+            deliver_by=message.deliver_by,
+            by_mode=message.by_mode,
             attempts=one.attempts,
             answer=answer,
             situation=self._situation(message, one, now),
@@ -100,7 +103,7 @@ class Facts:
         return Situation(
             now=now,
             status=RecipientStatus(one.status),
-            due=one.due,
+            due=due_of(message, one),
             note=one.text if one.status == RecipientStatus.HELD else "",
             destination=one.destination,
             site=name,

@@ -85,6 +85,7 @@ SEND = (
     ),
     Word("ret", "--ret", choices=("full", "hdrs"), help="What a report returns of it."),
     Word("envid", "--envid", metavar="TEXT", help="An identifier that reports repeat."),
+    Word("priority", "--priority", metavar="N", help="From -9 to 9: a higher one is sent earlier."),
     Word("tags", "--tag", kind="many", metavar="K=V", help="A name and value to keep with it."),
     Word(
         "key", "--key", metavar="KEY", help="Sent again with the same key, it is the same message."

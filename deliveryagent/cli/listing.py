@@ -10,7 +10,13 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from deliveryagent.agent.records import earlier_hosts, message_record, shown_record, status_of
+from deliveryagent.agent.records import (
+    due_of,
+    earlier_hosts,
+    message_record,
+    shown_record,
+    status_of,
+)
 from deliveryagent.cli import view
 from deliveryagent.cli.command import Invocation
 from deliveryagent.cli.filters import selection
@@ -137,7 +143,7 @@ def _cells(found: View, row: Row) -> Sequence[str | Cell]:
         sized(message.size),
         Cell(row.status, _TONES.get(row.status, "plain")),
         str(first.attempts),
-        until(first.due, found.now) if waits else "-",
+        until(due_of(message, first), found.now) if waits else "-",
         message.sender or "<>",
         first.address + others,
         quoted(first.code, first.enhanced, first.text),
@@ -189,6 +195,8 @@ def _print_message(found: View, screen: Screen, shown: Shown) -> None:
     for name, value in (("envid", message.envid), ("ret", message.ret), ("tags", message.tags)):
         if value and value != "{}":
             screen.line(f"  {name:7} {clean(value)}")
+    if wishes := view.wishes(message):
+        screen.line(f"  wants   {'; '.join(wishes)}")
     for one in message.recipients:
         screen.line()
         _print_recipient(found, screen, message, one)
@@ -204,7 +212,7 @@ def _print_recipient(found: View, screen: Screen, message: Found, one: FoundReci
     painted = screen.paint(status, _TONES.get(status, "plain"))
     words = f"{clean(one.address)}  {painted}"
     if status in {"queued", "deferred"}:
-        words += f", next try {until(one.due, found.now)}"
+        words += f", next try {until(due_of(message, one), found.now)}"
     elif one.finished is not None:
         words += f" {utc(one.finished)}"
     screen.line(words)

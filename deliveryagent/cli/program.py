@@ -25,6 +25,7 @@ COMMANDS = {
         ("probe", "probe", "probe", "Try the way to an address without sending."),
         ("serve", "serve", "serve", "Run the agent in the foreground."),
         ("drain", "drain", "drain", "Stop claiming here and finish what runs."),
+        ("user", "user", "user", "Accounts that may log in to send mail."),
         ("config", "config", "config", "Check, show and explain the configuration."),
         ("db", "db", "db", "Schema steps and consistency of the queue."),
         ("lab", "lab", "lab", "A playground: DNS, receiving servers, failures."),

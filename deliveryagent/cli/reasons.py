@@ -133,6 +133,8 @@ def _tell(screen: Screen, found: View, case: Case, live: dict[str, Any], *, ever
     screen.line(f"{identity}  {clean(way)}{clean(title)}  {sized(message.size)}B, queued {age}")
     verdict = clean(explained.verdict)
     screen.line(screen.paint(verdict, _tone(known)) + _others(known, explained.cause))
+    if wishes := view.wishes(message):
+        screen.line(f"wants  {'; '.join(wishes)}")
     _print_tries(screen, found, case.tried, every=every)
     _print_next(screen, found, known, explained)
     _print_site(screen, found, live)

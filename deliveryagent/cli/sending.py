@@ -99,6 +99,8 @@ def understood(given: Mapping[str, Any]) -> Order:
     for name in ("key", "dsn", "ret", "envid"):
         if given[name]:
             wishes[name] = given[name]
+    if given["priority"] is not None:
+        wishes["priority"] = _priority(given["priority"])
     if given["at"] is not None:
         wishes["at"] = _moment(given["at"], time.time())
     if given["tags"]:
@@ -127,6 +129,14 @@ def _span(value: str, option: str) -> float:
         return float(parse_duration(value))
     except ValueError as error:
         raise MisuseError(str(error), option) from None
+
+
+def _priority(value: str) -> int:
+    """From -9 to 9; whoever takes the message checks that."""
+    digits = value.removeprefix("-").removeprefix("+")
+    if not (digits.isascii() and digits.isdigit() and len(digits) == 1):
+        raise MisuseError(f'"{value}" is no priority; write a number from -9 to 9', "--priority")
+    return int(value)
 
 
 def _moment(value: str, now: float) -> float:

@@ -1,8 +1,13 @@
 """``dagent serve``: the agent in the foreground."""
 
+from typing import TYPE_CHECKING
+
 import click
 
 from deliveryagent.cli.command import Invocation, command
+
+if TYPE_CHECKING:
+    from deliveryagent.config import Config
 
 
 @command(
@@ -26,5 +31,12 @@ def serve(invocation: Invocation, until_idle: bool) -> int:
     configuration again and keeps the old one when the new one is bad.
     """
     from deliveryagent import service
+    from deliveryagent.config.listener_files import require_files
+    from deliveryagent.config.read import load_with_origins
 
-    return service.serve(invocation.config(), invocation.config, until_idle=until_idle)
+    def read() -> "Config":
+        loaded = load_with_origins(invocation.config_path, invocation.overrides)
+        require_files(loaded)
+        return loaded.config
+
+    return service.serve(read(), read, until_idle=until_idle)

@@ -14,6 +14,7 @@ import msgspec
 from deliveryagent.agent.records import active_places, status_of
 from deliveryagent.cli.door import Door
 from deliveryagent.cli.faults import CommandError, ExitStatus
+from deliveryagent.cli.screen import utc
 from deliveryagent.mail.envelope import QueueId, RecipientStatus, format_queue_id, parse_queue_id
 from deliveryagent.queue import search
 from deliveryagent.queue.reader import Reader, open_queue
@@ -142,3 +143,16 @@ def whole_id(word: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def wishes(message: Found) -> list[str]:
+    """What a message asks of its way, in words."""
+    words = []
+    if message.priority:
+        words.append(f"priority {message.priority}")
+    if message.deliver_by:
+        then = "or returned" if message.by_mode[:1] == "R" else "or its sender told"
+        words.append(f"delivered by {utc(message.deliver_by)} {then}")
+    if message.require_tls:
+        words.append("protected transport only (REQUIRETLS)")
+    return words

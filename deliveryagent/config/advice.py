@@ -4,6 +4,7 @@ Looks at files of this host, never at the network.
 """
 
 import grp
+import ipaddress
 import os
 import pwd
 import stat
@@ -12,6 +13,8 @@ from collections.abc import Iterator
 from deliveryagent.config.location import queue_file
 from deliveryagent.config.problems import Problem
 from deliveryagent.config.read import Loaded
+from deliveryagent.intake.listener_settings import ListenerSettings
+from deliveryagent.intake.places import InheritedPlace, TcpPlace, parse_place
 from deliveryagent.setting import format_duration
 
 
@@ -24,6 +27,7 @@ def advise(loaded: Loaded) -> list[Problem]:
         *_time_warnings(loaded),
         *_submit_warnings(loaded),
         *_route_warnings(loaded),
+        *_listener_warnings(loaded),
     ]
 
 
@@ -115,3 +119,32 @@ def _route_warnings(loaded: Loaded) -> Iterator[Problem]:
             text = f"an earlier route already takes {', '.join(lost)}"
             yield Problem(where=f"[[route]] {number}", key="route.match", text=text)
         taken.update(match)
+
+
+def _listener_warnings(loaded: Loaded) -> Iterator[Problem]:
+    for number, listener in enumerate(loaded.config.listener):
+        for key, text in _doubts(listener):
+            names = (f"listener.{number}.{key}", f"listener.{number}.")
+            where = next(loaded.origins[name] for name in names if name in loaded.origins)
+            yield Problem(where=where, key=f"listener.{key}", text=text)
+
+
+def _doubts(listener: ListenerSettings) -> Iterator[tuple[str, str]]:
+    place = parse_place(listener.address)
+    near = not isinstance(place, TcpPlace) or _is_loopback(place.host)
+    users = listener.users or listener.hooks
+    for network in listener.trusted_networks:
+        if ipaddress.ip_network(network).prefixlen == 0:
+            yield "trusted_networks", f"{network} is the whole Internet: this is an open relay"
+    if listener.auth_without_tls and not near:
+        yield "auth_without_tls", "passwords can be read on the way"
+    if listener.users and not listener.tls_certificate and not listener.auth_without_tls:
+        text = "without a tls_certificate PLAIN and LOGIN are not offered, and many programs know no other"
+        yield "users", text
+    if isinstance(place, InheritedPlace) and not users and not listener.trusted_networks:
+        text = "unless this is a Unix socket nobody can send anything here: there are no users"
+        yield "address", text
+
+
+def _is_loopback(host: str) -> bool:
+    return host != "*" and ipaddress.ip_address(host).is_loopback

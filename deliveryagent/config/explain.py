@@ -12,6 +12,7 @@ from typing import Any, get_type_hints
 
 from deliveryagent.config.sections import SECTIONS, Config, TopSettings, narrowable
 from deliveryagent.config.values import choices_of, show, type_name
+from deliveryagent.intake.listener_settings import ListenerSettings
 from deliveryagent.policy.routing import RouteSettings
 from deliveryagent.setting import Key
 
@@ -97,6 +98,13 @@ def route_catalogue() -> Mapping[str, Entry]:
     return found
 
 
+@cache
+def listener_catalogue() -> Mapping[str, Entry]:
+    """What may stand in a ``[[listener]]``, by its name there."""
+    declared = _declared(ListenerSettings, "listener.")
+    return {name.partition(".")[2]: entry for name, entry in declared.items()}
+
+
 def lookup(name: str) -> list[Entry]:
     """The settings a person may mean: by dotted name, by its last part, or by Postfix's name."""
     entries = catalogue()
@@ -105,19 +113,20 @@ def lookup(name: str) -> list[Entry]:
     if name.startswith("route."):
         entry = route_catalogue().get(name.removeprefix("route."))
         return [entry] if entry else []
+    every = [*entries.values(), *listener_catalogue().values()]
+    if name.startswith("listener."):
+        return [entry for entry in every if entry.name == name]
     by_part = [
-        entry
-        for entry in entries.values()
-        if name in {entry.name.rpartition(".")[2], entry.route} and name
+        entry for entry in every if name in {entry.name.rpartition(".")[2], entry.route} and name
     ]
-    by_postfix = [e for e in entries.values() if name and name in postfix_name(e).split(", ")]
+    by_postfix = [e for e in every if name and name in postfix_name(e).split(", ")]
     return by_part or by_postfix
 
 
 def similar(name: str) -> list[str]:
     """Names of settings that look like a misspelled one."""
-    entries = catalogue()
-    parts = {entry.rpartition(".")[2]: entry for entry in entries}
+    entries = [*catalogue(), *(entry.name for entry in listener_catalogue().values())]
+    parts = {entry.rpartition(".")[2]: entry for entry in reversed(entries)}
     near = get_close_matches(name, entries, n=3)
     return near or [parts[part] for part in get_close_matches(name, parts, n=3)]
 

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable
 from functools import lru_cache
 
+from deliveryagent.mail.address import domain_to_ascii
+
 _LIMIT = 1.0
 
 
@@ -19,6 +21,16 @@ def own_hostname() -> str:
     A host without any domain becomes ``name.localdomain``, as with Postfix.
     """
     return qualify(socket.gethostname(), socket.getfqdn)
+
+
+def mail_name(file: str = "/etc/mailname") -> str:
+    """The domain of this host's mail as Debian keeps it for all mail programs; empty when it does not."""
+    try:
+        with open(file, encoding="ascii") as stream:
+            name = stream.readline().strip().rstrip(".")
+        return domain_to_ascii(name) if name else ""
+    except (OSError, ValueError):
+        return ""
 
 
 def qualify(name: str, ask: Callable[[], str], *, limit: float = _LIMIT) -> str:

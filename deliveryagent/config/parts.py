@@ -4,15 +4,19 @@ Each function gives one part what it asks for, in that part's own words. Never r
 """
 
 from collections.abc import Callable
+from dataclasses import fields
 
 from deliveryagent.agent.bounce import Composer
 from deliveryagent.agent.rules import Rules
 from deliveryagent.agent.worker_settings import WorkerSettings
 from deliveryagent.config.sections import Config, DeliverySection
+from deliveryagent.intake.listener_settings import ListenerSettings
+from deliveryagent.intake.listener_terms import ListenerTerms
 from deliveryagent.intake.submit import Terms
+from deliveryagent.mail.submission import CONTENT_PART
 from deliveryagent.policy.routing import Router
+from deliveryagent.protocol.arrival import LimitSettings
 from deliveryagent.queue.inflow import Conditions
-from deliveryagent.queue.submissions import CONTENT_PART
 
 
 def rules(config: Config) -> Rules:
@@ -64,9 +68,27 @@ def terms(config: Config) -> Terms:
     """What holds for every message that is handed over."""
     return Terms(
         hostname=config.hostname,
+        origin=config.origin,
         limits=config.queue,
         part_size=CONTENT_PART,
         bulk_after=config.delivery.default_destination_recipient_limit,
+    )
+
+
+def listener_terms(config: Config, listener: ListenerSettings, passphrase: str) -> ListenerTerms:
+    """What a listener process is told."""
+    # Of [queue] these and no more: the address of the store may hold a password.
+    limits = {field.name: getattr(config.queue, field.name) for field in fields(LimitSettings)}
+    return ListenerTerms(
+        listener=listener,
+        hostname=config.hostname,
+        limits=LimitSettings(**limits),
+        dns=config.dns,
+        log=config.log,
+        run_dir=config.run_dir,
+        part_size=CONTENT_PART,
+        bulk_after=config.delivery.default_destination_recipient_limit,
+        passphrase=passphrase,
     )
 
 

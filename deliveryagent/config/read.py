@@ -7,25 +7,34 @@ names. Never asks the network.
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
-from deliveryagent.config.explain import Entry, catalogue, route_catalogue
+from deliveryagent.config.explain import (
+    Entry,
+    catalogue,
+    listener_catalogue,
+    route_catalogue,
+)
+from deliveryagent.config.listeners import CHECKS, overlaps
 from deliveryagent.config.location import resolve
-from deliveryagent.config.ownname import own_hostname
+from deliveryagent.config.ownname import mail_name, own_hostname
 from deliveryagent.config.problems import ConfigError, Problem
 from deliveryagent.config.references import CROSS_CHECKS, check_value
 from deliveryagent.config.sections import SECTIONS, Config, Route, narrowed
 from deliveryagent.config.sources import Gathered, Given, gather
 from deliveryagent.config.values import read
+from deliveryagent.intake.listener_settings import ListenerSettings
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """A configuration and where each value that is not a built-in default comes from, by dotted
-    key."""
+    """A configuration and where each value that is not a built-in default comes from, by dotted key.
+
+    What stands in the third ``[[listener]]`` is called ``listener.2.KEY``, and ``listener.2.`` its heading.
+    """
 
     config: Config
     origins: Mapping[str, str]
@@ -59,21 +68,23 @@ def load_with_origins(
     problems = gathered.problems
     values, places = _read_table(gathered.given, catalogue(), problems)
     routes = [_read_route(given, problems) for given in gathered.routes]
+    listeners = [_read_listener(given, problems) for given in gathered.listeners]
     if problems:
         raise ConfigError(problems)
     config = _compose(gathered, values, routes, environ, hostname)
+    config = replace(config, listener=tuple(ListenerSettings(**one) for one in listeners))
+    origins = {name: given.where for name, given in places.items()}
+    for number, table in enumerate(gathered.listeners):
+        origins |= {f"listener.{number}.{name}": given.where for name, given in table.items()}
     crossed = [
         Problem(where=_place(keys, places), key=keys[0], text=text)
         for keys, check in CROSS_CHECKS
         if (text := check(config))
     ]
+    crossed += _cross_listeners(config, origins)
     if crossed:
         raise ConfigError(crossed)
-    return Loaded(
-        config=config,
-        origins={name: given.where for name, given in places.items()},
-        path=gathered.path,
-    )
+    return Loaded(config=config, origins=origins, path=gathered.path)
 
 
 def _read_table(
@@ -94,7 +105,8 @@ def _read_table(
             problems.append(_unknown(name, item, known, prefix))
             continue
         try:
-            value = read(entry.kind, item.value, textual=item.textual)
+            single = entry.key.single
+            value = read(entry.kind, item.value, textual=item.textual, single=single)
             check_value(prefix + name, value)
         except ValueError as error:
             problems.append(Problem(where=item.where, key=prefix + name, text=str(error)))
@@ -115,10 +127,43 @@ def _read_route(given: Mapping[str, Given], problems: list[Problem]) -> dict[str
     return values
 
 
+def _read_listener(given: Mapping[str, Given], problems: list[Problem]) -> dict[str, Any]:
+    """One ``[[listener]]``; it must say where it stands: no door is opened by a default."""
+    values, _ = _read_table(given, listener_catalogue(), problems, prefix="listener.")
+    address = given.get("address")
+    if address is None or address.value == "":
+        where = given[""].where if address is None else address.where
+        problems.append(
+            Problem(
+                where=where,
+                key="listener.address",
+                text="is missing: where does this listener stand?",
+                hint='such as "*:587", "127.0.0.1:25" or "unix:/run/deliveryagent/lmtp.sock"',
+            )
+        )
+    return values
+
+
+def _cross_listeners(config: Config, origins: Mapping[str, str]) -> Iterator[Problem]:
+    """What does not fit inside a listener, and between them."""
+    for number, listener in enumerate(config.listener):
+
+        def problem(keys: Iterable[str], text: str, number: int = number) -> Problem:
+            names = [f"listener.{number}.{name}" for name in (*keys, "")]
+            where = next(origins[name] for name in names if name in origins)
+            return Problem(where=where, key=f"listener.{next(iter(keys))}", text=text)
+
+        for keys, check in CHECKS:
+            if text := check(listener):
+                yield problem(keys, text)
+        if text := overlaps(config, number):
+            yield problem(["address"], text)
+
+
 def _unknown(name: str, item: Given, known: Mapping[str, Entry], prefix: str) -> Problem:
     section, dot, key = name.partition(".")
-    if section == "route" and not prefix:
-        text = "routes stand in the file, each under a heading [[route]] of its own"
+    if section in {"route", "listener"} and not prefix:
+        text = f"{section}s stand in the file, each under a heading [[{section}]] of its own"
         return Problem(where=item.where, key=name, text=text)
     if dot and section not in SECTIONS and not prefix:
         near = get_close_matches(section, SECTIONS, n=1)
@@ -160,6 +205,7 @@ def _compose(
     built = {name: kind(**sections[name]) for name, kind in SECTIONS.items()}
     return Config(
         hostname=own,
+        origin=values.get("origin") or (not values.get("hostname") and mail_name()) or own,
         postmaster=values.get("postmaster") or f"postmaster@{own}",
         run_dir=place.run_dir,
         route=tuple(

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from deliveryagent.agent.debug_peers import DebugPeers, DebugSettings
+from deliveryagent.config.listeners import VALUE_CHECKS
 from deliveryagent.config.location import SOCKET_NAME, queue_file
 from deliveryagent.config.sections import Config
 from deliveryagent.mail.address import domain_to_ascii, parse_mailbox
@@ -111,6 +112,7 @@ def _positive(value: float) -> None:
 
 _CHECKS: dict[str, Callable[[Any], object]] = {
     "hostname": _hostname,
+    "origin": _hostname,
     "postmaster": _address,
     "queue.url": _store,
     "queue.minimal_backoff_time": _positive,
@@ -132,6 +134,7 @@ _CHECKS: dict[str, Callable[[Any], object]] = {
     "relay.host": parse_next_hops,
     "route.match": _match,
     "route.nexthop": parse_next_hops,
+    **VALUE_CHECKS,
 }
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar
 from deliveryagent.agent.settings import CrewSettings
 from deliveryagent.agent.worker_settings import ClientSettings, LmtpSettings
 from deliveryagent.intake.admission import SubmitSettings
+from deliveryagent.intake.listener_settings import ListenerSettings
 from deliveryagent.log import LogSettings
 from deliveryagent.policy.batches import BatchSettings
 from deliveryagent.policy.concurrency import ConcurrencySettings
@@ -35,6 +36,14 @@ class TopSettings:
             "The name of this host in EHLO, Received: and Message-ID. Empty: the fully "
             "qualified name the system gives.",
             postfix="myhostname",
+        ),
+    ] = ""
+    origin: Annotated[
+        str,
+        key(
+            "The domain of addresses that local programs write without one. Empty: the hostname if "
+            "it is set, else what /etc/mailname says, else this host's name.",
+            postfix="myorigin",
         ),
     ] = ""
     postmaster: Annotated[
@@ -84,6 +93,7 @@ class Config(TopSettings):
     submit: SubmitSettings = field(default_factory=SubmitSettings)
     log: LogSettings = field(default_factory=LogSettings)
     route: tuple[Route, ...] = ()
+    listener: tuple[ListenerSettings, ...] = ()
 
 
 SECTIONS: dict[str, Any] = {

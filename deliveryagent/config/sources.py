@@ -19,7 +19,7 @@ from deliveryagent.config.positions import Path as KeyPath
 from deliveryagent.config.positions import positions
 from deliveryagent.config.problems import ConfigError, Problem
 
-TOP_LEVEL = ("hostname", "postmaster", "run_dir")
+TOP_LEVEL = ("hostname", "origin", "postmaster", "run_dir")
 """Settings that stand in no section. Only these are looked for in the environment without ``__``:
 an orchestrator may set other ``DELIVERYAGENT_…`` variables for a service of this name."""
 
@@ -37,11 +37,16 @@ class Given:
 
 @dataclass(kw_only=True)
 class Gathered:
-    """Everything that was set, by dotted key; ``routes`` has one such table per ``[[route]]``."""
+    """Everything that was set, by dotted key; ``routes`` has one such table per ``[[route]]``, ``listeners``
+    one per ``[[listener]]``.
+
+    In these the empty key stands for the heading.
+    """
 
     path: str | None
     given: dict[str, Given] = field(default_factory=dict)
     routes: list[dict[str, Given]] = field(default_factory=list)
+    listeners: list[dict[str, Given]] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
 
@@ -101,11 +106,12 @@ def _flatten(
     def given(value: Any, *key: str | int) -> Given:
         return Given(value=value, source="file", where=f"{path}:{lines.get(key, 1)}")
 
+    many = {"route": gathered.routes, "listener": gathered.listeners}
     for name, value in tree.items():
-        if name == "route" and isinstance(value, list) and all(isinstance(r, dict) for r in value):
-            for index, route in enumerate(value):
-                gathered.routes.append({k: given(v, "route", index, k) for k, v in route.items()})
-                gathered.routes[-1].setdefault("", given(None, "route", index))
+        if name in many and isinstance(value, list) and all(isinstance(t, dict) for t in value):
+            for index, table in enumerate(value):
+                many[name].append({k: given(v, name, index, k) for k, v in table.items()})
+                many[name][-1].setdefault("", given(None, name, index))
         elif isinstance(value, dict):
             gathered.given |= {f"{name}.{k}": given(v, name, k) for k, v in value.items()}
             if not value:

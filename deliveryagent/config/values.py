@@ -79,9 +79,14 @@ def choices_of(kind: Any) -> tuple[str, ...]:
     return ()
 
 
-def read(kind: Any, value: Any, *, textual: bool = False) -> Any:
-    """The value as its declared type; raises ``ValueError``."""
+def read(kind: Any, value: Any, *, textual: bool = False, single: bool = False) -> Any:
+    """The value as its declared type; raises ``ValueError``.
+
+    ``single``: one element may stand for a list, an empty text for an empty one.
+    """
     if get_origin(kind) is tuple:
+        if single and isinstance(value, str) and not textual:
+            value = [value] if value else []
         return _read_list(kind, value, textual=textual)
     if choices_of(kind):
         return _read_choice(kind, value)

@@ -15,7 +15,14 @@ from deliveryagent.protocol.local import ServiceError, error_of
 if TYPE_CHECKING:
     from deliveryagent.intake.direct import DirectQueue
 
-_WINDOW = 256  # messages on the way without an answer; their answers fit in the socket's buffer
+WINDOW = 256
+"""Messages on the way without an answer; their answers fit in the socket's buffer."""
+
+
+def doubted(error: ServiceError) -> ServiceError:
+    """The reason for giving up, for a message that was sent before and lost its answer."""
+    text = f"{error.text}; it may have taken what was sent to it before"
+    return ServiceError(error.code, text, "With a key of your own, repeating is safe.")
 
 
 class Batch:
@@ -57,7 +64,7 @@ class Batch:
         """Send what there is and take the answers; raises ``LostError``."""
         broken = False
         while True:
-            while not broken and len(self._unanswered) < _WINDOW and (message := self._next()):
+            while not broken and len(self._unanswered) < WINDOW and (message := self._next()):
                 self._unanswered.append(message)
                 try:
                     link.put(message.line, message.pieces())
@@ -85,8 +92,7 @@ class Batch:
     def give_up(self, error: ServiceError) -> None:
         """Nothing more can be sent, for this reason."""
         if self._in_doubt:
-            text = f"{error.text}; it may have taken what was sent to it before"
-            error = ServiceError(error.code, text, "With a key of your own, repeating is safe.")
+            error = doubted(error)
         self._exhausted = True
         self.failure = self.failure or error
         self.ids += [None] * len(self._again)

@@ -14,6 +14,7 @@ from typing import Self
 
 from deliveryagent.intake.admission import own_peer
 from deliveryagent.intake.submit import Reception, Terms, answer_of, receive, told
+from deliveryagent.mail.submission import StagedPart, Submission
 from deliveryagent.protocol.local import ServiceError
 from deliveryagent.protocol.sending import SendRequest
 from deliveryagent.queue import inflow, submissions
@@ -21,7 +22,6 @@ from deliveryagent.queue.engine import StoreError, open_writer, store_file
 from deliveryagent.queue.ids import QueueIds
 from deliveryagent.queue.lock import LockHeld, QueueLock
 from deliveryagent.queue.single import Kept, execute
-from deliveryagent.queue.submissions import StagedPart, Submission
 from deliveryagent.queue.thread import StoreUnavailable
 from deliveryagent.queue.upgrade import ensure
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import msgspec
 
@@ -23,16 +24,18 @@ from deliveryagent.mail.envelope import (
     QueueId,
     format_queue_id,
 )
+from deliveryagent.mail.submission import CONTENT_PART, Submission
 from deliveryagent.protocol.arrival import Arrived, LimitSettings, Stamp
-from deliveryagent.protocol.local import ExitCode, ServiceError
+from deliveryagent.protocol.local import NO_RECIPIENTS, ExitCode, ServiceError
 from deliveryagent.protocol.sending import SendRequest
-from deliveryagent.queue.submissions import CONTENT_PART, Submission
 
 _FURTHEST = 366 * 86400.0  # seconds a message may be asked to wait; more is a slip of the clock
 _LONGEST_KEY = 200
+_LONGEST_NAME = 256
 _LONGEST_ENVID = 100  # RFC 3461 4.4
 _MOST_TAGS = 32
 _LONGEST_TAG = 256
+_MODES = {"return": "R", "notify": "N"}  # RFC 2852
 _WISHES = {"success": Notify.SUCCESS, "failure": Notify.FAILURE, "delay": Notify.DELAY}
 
 
@@ -41,30 +44,46 @@ class Terms:
     """What holds for every message: this host's name, limits, and the size of a content's parts.
 
     ``bulk_after`` is the number of recipients that wait in the first line; the others wait in the
-    bulk line (``Submission``).
+    bulk line (``Submission``). ``origin`` is the domain of addresses without one; empty: the host's name.
     """
 
     hostname: str
     limits: LimitSettings
     part_size: int = CONTENT_PART
     bulk_after: int = 0
+    origin: str = ""
+
+    @property
+    def default_domain(self) -> str:
+        """What an address without a domain gets."""
+        return self.origin or self.hostname
 
 
 class Opened:
     """A request that has been read and found good, as far as can be known without its content."""
 
-    __slots__ = ("_now", "_peer", "_recipients", "_sender", "_terms", "_wishes", "from_headers")
+    __slots__ = (
+        "_full_name",
+        "_now",
+        "_peer",
+        "_recipients",
+        "_sender",
+        "_terms",
+        "_wishes",
+        "from_headers",
+    )
 
     def __init__(self, request: SendRequest, peer: Peer, terms: Terms, now: float) -> None:
         self._peer = peer
         self._terms = terms
         self._now = now
-        self._sender = _sender(request, peer, terms.hostname)
+        self._sender = _sender(request, peer, terms.default_domain)
         self._recipients = list(_parsed(request.get("recipients", ()), terms))
         self.from_headers = request.get("from_headers", False)
         if not self._recipients and not self.from_headers:
-            raise ServiceError(ExitCode.BAD_DATA, "the message has no recipients")
+            raise ServiceError(ExitCode.BAD_DATA, NO_RECIPIENTS)
         self._wishes = _wishes(request, now)
+        self._full_name = _text(request.get("full_name", ""), "full name", _LONGEST_NAME)
 
     def stamp(self, queue_id: QueueId) -> Stamp:
         """What is written into the header section."""
@@ -74,6 +93,7 @@ class Opened:
             origin=f"from userid {self._peer.uid}",
             sender=self._sender,
             now=self._now,
+            full_name=self._full_name,
         )
 
     def submission(
@@ -83,7 +103,7 @@ class Opened:
         envelope = self._envelope(arrived)
         facts = arrived.facts
         if envelope.key:
-            facts = msgspec.structs.replace(facts, digest=_fingerprint(envelope, facts.digest))
+            facts = msgspec.structs.replace(facts, digest=fingerprint(envelope, facts.digest))
         return Submission(
             queue_id=queue_id,
             envelope=envelope,
@@ -101,7 +121,7 @@ class Opened:
         if not addresses:
             raise ServiceError(
                 ExitCode.BAD_DATA,
-                "the message has no recipients",
+                NO_RECIPIENTS,
                 "The header section has no address in To, Cc or Bcc; name them as arguments.",
             )
         limit = self._terms.limits.recipient_limit
@@ -123,6 +143,10 @@ class Opened:
             key=wishes.key,
             tags=wishes.tags,
             hold=wishes.hold,
+            priority=wishes.priority,
+            deliver_by=wishes.deliver_by,
+            by_mode=wishes.by_mode,
+            require_tls=wishes.require_tls,
         )
 
 
@@ -136,6 +160,10 @@ class _Wishes(msgspec.Struct, frozen=True, kw_only=True):
     hold: bool
     key: str
     tags: dict[str, str]
+    priority: int = 0
+    deliver_by: float = 0.0
+    by_mode: str = ""
+    require_tls: bool = False
 
 
 _PLAIN = frozenset({"op", "sender", "recipients", "key"})
@@ -165,7 +193,30 @@ def _wishes(request: SendRequest, now: float) -> _Wishes:
         hold=request.get("hold", False),
         key=_text(request.get("key", ""), "key", _LONGEST_KEY),
         tags=_tags(request.get("tags", {})),
+        priority=_priority(request.get("priority", 0)),
+        require_tls=request.get("require_tls", False),
+        **_deadline(request, now, not_before),
     )
+
+
+def _priority(number: int) -> int:
+    if not -9 <= number <= 9:
+        raise _usage(f"{number} is no priority", "Priorities are from -9 to 9.")
+    return number
+
+
+def _deadline(request: SendRequest, now: float, not_before: float) -> dict[str, Any]:
+    """Until when it is to be delivered, and what becomes of it then, as the envelope has it."""
+    deliver_by, word = request.get("deliver_by", 0.0), request.get("by_mode", "notify")
+    if not deliver_by:
+        return {}
+    if not math.isfinite(deliver_by) or not now < deliver_by <= now + _FURTHEST:
+        raise _usage("the time to deliver by is over, or more than a year ahead")
+    if deliver_by <= not_before:
+        raise _usage("the message is to be delivered before it may be sent")
+    if word not in _MODES:
+        raise _usage(f'"{word}" is not what becomes of late mail', 'Use "return" or "notify".')
+    return {"deliver_by": deliver_by, "by_mode": _MODES[word]}
 
 
 def parse_notify(text: str) -> Notify:
@@ -221,39 +272,39 @@ def _ascii_text(text: str, what: str, longest: int) -> str:
     return _text(text, what, longest)
 
 
-def _sender(request: SendRequest, peer: Peer, hostname: str) -> str:
+def _sender(request: SendRequest, peer: Peer, domain: str) -> str:
     stated = request.get("sender")
     if stated is None and not peer.user:
         raise ServiceError(
             ExitCode.BAD_DATA,
             f"the user id {peer.uid} has no name to send from",
-            "Name the sender with --from.",
+            "Name the sender with -f.",
         )
     try:
         if stated is None:
-            return parse_mailbox(peer.user, default_domain=hostname).address
-        return _known_sender(stated, hostname)
+            return parse_mailbox(peer.user, default_domain=domain).address
+        return _known_sender(stated, domain)
     except AddressError as error:
         raise ServiceError(ExitCode.BAD_DATA, f"the sender is not acceptable: {error}") from None
 
 
 @lru_cache(maxsize=256)
-def _known_sender(text: str, hostname: str) -> str:
+def _known_sender(text: str, domain: str) -> str:
     """The same few senders come again and again."""
-    return parse_sender(text, default_domain=hostname)
+    return parse_sender(text, default_domain=domain)
 
 
 def _parsed(addresses: Iterable[str], terms: Terms) -> Iterable[str]:
     for text in addresses:
         try:
-            yield parse_mailbox(text, default_domain=terms.hostname).address
+            yield parse_mailbox(text, default_domain=terms.default_domain).address
         except AddressError as error:
             raise ServiceError(
                 ExitCode.BAD_DATA, f"a recipient is not acceptable: {error}"
             ) from None
 
 
-def _fingerprint(envelope: Envelope, content: bytes) -> bytes:
+def fingerprint(envelope: Envelope, content: bytes) -> bytes:
     """What must be the same when a key comes again: the content, and who it is from and for."""
     people = [envelope.sender, *sorted(recipient.address for recipient in envelope.recipients)]
     return hashlib.sha256(content + "\n".join(people).encode()).digest()

@@ -7,7 +7,7 @@ Never touches a socket.
 
 import msgspec
 
-from deliveryagent.queue.submissions import StagedPart, Submission
+from deliveryagent.mail.submission import StagedPart, Submission
 
 
 class Configure(msgspec.Struct, frozen=True, array_like=True, tag=True):

@@ -8,6 +8,8 @@ lost a connection knows best what to do about it.
 
 from __future__ import annotations
 
+import os
+
 try:  # what ``socket`` adds are names and files; loading them takes as long as sending a message
     import _socket as socket
 except ImportError:
@@ -47,6 +49,7 @@ class Link:
         except BaseException:
             self._socket.close()
             raise
+        self._owner = os.getpid()
         self._unsent = bytearray()
         self._unread = b""  # the beginning of an answer
         self._answers: list[bytes] = []  # whole ones nobody has asked for, the next one last
@@ -57,7 +60,12 @@ class Link:
 
     @property
     def stale(self) -> bool:
-        """Whether the other side closed an idle connection, or said what nobody asked for."""
+        """Whether the other side closed an idle connection, or said what nobody asked for.
+
+        Also in a forked process: there, answers would go to whoever reads first.
+        """
+        if self._owner != os.getpid():
+            return True
         import select  # noqa: PLC0415 - whoever sends one message never asks
 
         poll = select.poll()  # a socket with a time limit would wait even for MSG_DONTWAIT

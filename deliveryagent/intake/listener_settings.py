@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from deliveryagent.protocol.session import Kind
 from deliveryagent.setting import ByteSize, Duration, key, parse_duration, parse_size
 
-Mechanism = Literal["PLAIN", "LOGIN", "CRAM-MD5", "SCRAM-SHA-256", "XOAUTH2"]
+Mechanism = Literal["PLAIN", "LOGIN", "CRAM-MD5", "SCRAM-SHA-256", "XOAUTH2", "OAUTHBEARER"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +74,7 @@ class ServerTlsSettings:
             "PEM files, each a certificate with its chain; the first is the default, the others are "
             "chosen by the name a client asks for.",
             postfix="smtpd_tls_chain_files, smtpd_tls_cert_file",
+            single=True,
         ),
     ] = ()
     tls_key: Annotated[
@@ -82,14 +83,12 @@ class ServerTlsSettings:
             "PEM files with the private keys, one for each certificate. Empty: they stand in the "
             "files of the certificates.",
             postfix="smtpd_tls_key_file",
+            single=True,
         ),
     ] = ()
     tls_key_passphrase: Annotated[
         str,
-        key(
-            'What opens the private keys: "credential:NAME" or "file:PATH". Empty: they are open.',
-            secret=True,
-        ),
+        key('What opens the private keys: "credential:NAME" or "file:PATH". Empty: they are open.'),
     ] = ""
     tls_protocols: Annotated[
         Literal["TLSv1.2", "TLSv1.3"],

@@ -9,8 +9,8 @@ import msgspec
 
 from deliveryagent.intake.listener_settings import ListenerSettings
 from deliveryagent.log import LogSettings
+from deliveryagent.mail.submission import CONTENT_PART
 from deliveryagent.protocol.arrival import LimitSettings
-from deliveryagent.queue.submissions import CONTENT_PART
 from deliveryagent.resolver.settings import ResolverSettings
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from deliveryagent.mail.address import parse_mailbox, parse_sender
+from deliveryagent.mail.envelope import Notify
 from deliveryagent.mail.verdict import Decision
 from deliveryagent.protocol import headers
 from deliveryagent.protocol.session import Recipient, Session, Transaction
@@ -18,7 +19,7 @@ from deliveryagent.protocol.session import Recipient, Session, Transaction
 _PIECE = 1 << 16
 _HEAD = 1 << 20  # octets in which the header section is looked for; it is limited long before
 _NAME = re.compile(r"[!-9;-~]{1,200}")
-_ODD = re.compile(r"\r(?!\n[ \t])|(?<!\r)\n|\r\n(?![ \t])|\0")
+_ODD = re.compile(r"\r(?!\n[ \t])|(?<!\r)\n|\r\n(?![ \t]+[^ \t\r\n])|\0")
 
 
 class Message:
@@ -50,6 +51,7 @@ class Message:
 
     @sender.setter
     def sender(self, address: str) -> None:
+        """Raises ``AddressError``."""
         self.transaction.sender = parse_sender(address)
 
     @property
@@ -62,16 +64,22 @@ class Message:
         """Names and values that are kept with the message."""
         return self.transaction.tags
 
-    def add_recipient(self, address: str) -> None:
-        """Send it to this address as well; raises ``AddressError``."""
+    def add_recipient(
+        self, address: str, *, notify: Notify = Notify.DEFAULT, orcpt: str = ""
+    ) -> None:
+        """Send it to this address as well, unless it is one already; raises ``AddressError``."""
         wire = parse_mailbox(address).address
-        if wire not in self.recipients:
-            self.transaction.recipients.append(Recipient(address=wire, given=wire))
+        if all(one.address != wire for one in self.transaction.recipients):
+            one = Recipient(address=wire, given=wire, notify=notify, orcpt=orcpt)
+            self.transaction.recipients.append(one)
 
     def drop_recipient(self, address: str) -> None:
-        """Do not send it to this address; nothing happens when it is none of the recipients."""
-        wire = parse_mailbox(address).address
-        kept = [one for one in self.transaction.recipients if one.address != wire]
+        """Do not send it to this address; nothing happens when it is none of the recipients.
+
+        The case of a domain makes no difference. Raises ``AddressError``.
+        """
+        wanted = _plain(parse_mailbox(address).address)
+        kept = [one for one in self.transaction.recipients if _plain(one.address) != wanted]
         self.transaction.recipients[:] = kept
 
     # -- the content ---
@@ -103,7 +111,7 @@ class Message:
     def fields(self) -> list[tuple[str, str]]:
         """The header fields in order: the name as written, the value with its folding, without line end."""
         return [
-            (name.decode("ascii", "replace"), value[:-2].decode("utf-8", "surrogateescape"))
+            (name.decode("ascii").rstrip(), value[:-2].decode("utf-8", "surrogateescape"))
             for name, _, value in (raw.partition(b":") for _, raw in self._read_fields())
         ]
 
@@ -117,16 +125,22 @@ class Message:
         return None
 
     def add_header(self, name: str, value: str, *, place: int | None = None) -> None:
-        """Add a field: at the end of the header section, or before the field number ``place`` (from 0)."""
+        """Add a field: at the end of the header section, or before the field number ``place`` (from 0).
+
+        ``value`` stands behind the colon; it may be folded, with CRLF. Raises ``ValueError``.
+        """
+        field = self._field(name, value)
         fields = self._read_fields()
-        fields.insert(len(fields) if place is None else place, self._field(name, value))
+        fields.insert(len(fields) if place is None else max(0, place), field)
         self._changed = True
 
     def change_header(self, name: str, value: str | None, *, number: int = 1) -> None:
         """Give the field of that name, counted from 1, another value; None removes it.
 
-        A field that is not there is added, unless it was to be removed.
+        A field that is not there is added, unless it was to be removed. Raises ``ValueError``.
         """
+        if number < 1:
+            raise ValueError("fields are counted from 1")
         fields = self._read_fields()
         wanted = name.lower().encode()
         places = [place for place, (field, _) in enumerate(fields) if field == wanted]
@@ -145,6 +159,8 @@ class Message:
         lines = body.count(b"\r\n")
         if body.count(b"\n") != lines or body.count(b"\r") != lines or b"\0" in body:
             raise ValueError("a body has CRLF line ends only, and no NUL")
+        if body and not body.endswith(b"\r\n"):
+            raise ValueError("the last line of a body ends in CRLF")
         self._read_fields()
         self._body, self._changed = body, True
 
@@ -154,17 +170,25 @@ class Message:
         if isinstance(self._raw, bytes):
             yield self._raw[place:] if place else self._raw
             return
-        self._raw.seek(place)
-        while piece := self._raw.read(_PIECE):
+        while True:
+            self._raw.seek(place)  # somebody else may have read meanwhile
+            piece = self._raw.read(_PIECE)
+            if not piece:
+                return
             yield piece
+            place += len(piece)
+
+    def _start(self) -> bytes:
+        """Octets in which the header section ends."""
+        if isinstance(self._raw, bytes):
+            end = self._raw.find(b"\r\n\r\n", 0, _HEAD)
+            return self._raw[: end + 4] if end >= 0 else self._raw[:_HEAD]
+        self._raw.seek(0)
+        return self._raw.read(_HEAD)
 
     def _read_fields(self) -> list[tuple[bytes, bytes]]:
         if self._fields is None:
-            start = next(self._from(0), b"")
-            if not isinstance(self._raw, bytes):
-                self._raw.seek(0)
-                start = self._raw.read(_HEAD)
-            lines = start.replace(b"\r\n", b"\n")
+            lines = self._start().replace(b"\r\n", b"\n")
             end = headers.find_end(lines, 0, final=True)
             self._body_at = end.body + lines.count(b"\n", 0, end.body)
             self._fields = [
@@ -181,3 +205,9 @@ class Message:
         blank = "" if value[:1] in {" ", "\t"} else " "
         text = f"{name}:{blank}{value}\r\n".encode("utf-8", "surrogateescape")
         return name.lower().encode(), text
+
+
+def _plain(address: str) -> str:
+    """For comparisons: the domain in lower case."""
+    local, _, domain = address.rpartition("@")
+    return f"{local}@{domain.lower()}"

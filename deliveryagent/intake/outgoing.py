@@ -25,7 +25,12 @@ ANSWER_TIME = 180.0
 """Seconds without any sign until a service counts as stuck."""
 
 _CHUNK = 1 << 16
-WISHES = frozenset({"key", "at", "tags", "dsn", "ret", "envid", "hold", "from_headers"})
+WISHES = frozenset(
+    {
+        *("key", "at", "tags", "dsn", "ret", "envid", "hold", "from_headers", "full_name"),
+        *("priority", "deliver_by", "by_mode", "require_tls"),
+    }
+)
 """The names of what may be wished for: the fields of ``Wishes``."""
 
 
@@ -83,6 +88,10 @@ def outgoing(
     if type(content) is bytes:
         return Outgoing(request, line, content)
     international = not all(address.isascii() for address in (sender or "", *to))
+    if (key := wishes.get("key")) and hasattr(content, "walk"):
+        from deliveryagent.intake.boundaries import settle_boundaries  # noqa: PLC0415 - seldom needed
+
+        settle_boundaries(content, key)
     octets = _octets(content, international=international)
     return Outgoing(request, line, octets, 0 if isinstance(octets, bytes) else octets.tell())
 
@@ -106,6 +115,15 @@ def _add_wishes(request: SendRequest, wishes: Wishes) -> None:
         request["hold"] = True
     if wishes.get("from_headers"):
         request["from_headers"] = True
+    if wishes.get("require_tls"):
+        request["require_tls"] = True
+    if full_name := wishes.get("full_name"):
+        request["full_name"] = full_name
+    if priority := wishes.get("priority"):
+        request["priority"] = priority
+    if moment := wishes.get("deliver_by"):
+        request["deliver_by"] = _seconds(moment)
+        request["by_mode"] = wishes.get("by_mode") or "notify"
 
 
 def _seconds(moment: datetime | float) -> float:

@@ -8,15 +8,13 @@ from collections.abc import Callable, Sequence
 
 from deliveryagent.intake.submit import Taker
 from deliveryagent.mail.envelope import QueueId
-from deliveryagent.queue.submissions import (
+from deliveryagent.mail.submission import (
     Accepted,
     Answer,
     StagedPart,
     Submission,
-    abandon,
-    add,
-    stage,
 )
+from deliveryagent.queue.submissions import abandon, add, stage
 from deliveryagent.queue.thread import Database, StoreUnavailable
 
 

@@ -27,6 +27,7 @@ from deliveryagent.intake.submit import (
     told,
 )
 from deliveryagent.mail.envelope import format_queue_id
+from deliveryagent.mail.submission import Accepted, Answer, Submission
 from deliveryagent.protocol.local import (
     ExitCode,
     ServiceError,
@@ -35,7 +36,6 @@ from deliveryagent.protocol.local import (
     error_fields,
 )
 from deliveryagent.protocol.sending import SendRequest, read_op, read_order, read_send
-from deliveryagent.queue.submissions import Accepted, Answer, Submission
 from deliveryagent.queue.thread import StoreUnavailable
 
 Order = Callable[[dict[str, Any], str], Awaitable[dict[str, Any]]]

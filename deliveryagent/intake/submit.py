@@ -13,11 +13,7 @@ from typing import Protocol, assert_never
 from deliveryagent.intake.admission import Peer
 from deliveryagent.intake.envelope import Opened, Terms
 from deliveryagent.mail.envelope import QueueId, format_queue_id
-from deliveryagent.protocol.arrival import Arrival, ContentError
-from deliveryagent.protocol.letter import take
-from deliveryagent.protocol.local import ExitCode, ServiceError
-from deliveryagent.protocol.sending import SendRequest
-from deliveryagent.queue.submissions import (
+from deliveryagent.mail.submission import (
     Accepted,
     Answer,
     Duplicate,
@@ -26,6 +22,10 @@ from deliveryagent.queue.submissions import (
     StagedPart,
     Submission,
 )
+from deliveryagent.protocol.arrival import Arrival, ContentError
+from deliveryagent.protocol.letter import take
+from deliveryagent.protocol.local import ExitCode, ServiceError
+from deliveryagent.protocol.sending import SendRequest
 from deliveryagent.queue.thread import StoreUnavailable
 
 __all__ = [

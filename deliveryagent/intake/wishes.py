@@ -25,7 +25,11 @@ class Wishes(TypedDict, total=False):
     names and values that are kept with it. ``dsn``: the reports wanted, ``"never"`` or some of
     ``success``, ``failure``, ``delay``; ``ret``: what a report returns, ``"full"`` or ``"hdrs"``;
     ``envid``: an identifier for reports. ``hold``: keep it until it is released. ``from_headers``:
-    take recipients from To, Cc and Bcc as well.
+    take recipients from To, Cc and Bcc as well. ``full_name``: the sender's, for a From field that has to
+    be added. ``priority``: from -9 to 9, a higher one is sent earlier (RFC 6710). ``deliver_by``: the
+    moment by which it is to be delivered; ``by_mode``: what becomes of it then, ``"notify"`` (its
+    sender is told once, and delivery goes on) or ``"return"`` (RFC 2852). ``require_tls``: only by
+    way of hosts that promise protected transport (RFC 8689).
     """
 
     key: str | None
@@ -36,3 +40,8 @@ class Wishes(TypedDict, total=False):
     envid: str | None
     hold: bool
     from_headers: bool
+    full_name: str
+    priority: int
+    deliver_by: datetime | float | None
+    by_mode: str | None
+    require_tls: bool

@@ -8,7 +8,7 @@ real ones do on 25.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from deliveryagent.lab.session import HostSettings
+from deliveryagent.lab.session import KEYWORDS, HostSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +78,19 @@ DOMAINS: tuple[LabDomain, ...] = (
         meaning="a host without any extension",
         records=("MX 10 mx.plain.test",),
         hosts=(LabHost(number=15, settings=HostSettings(name="mx.plain.test", keywords=())),),
+    ),
+    LabDomain(
+        name="urgent.test",
+        meaning="knows priorities, and deadlines from 5 seconds on",
+        records=("MX 10 mx.urgent.test",),
+        hosts=(
+            LabHost(
+                number=22,
+                settings=HostSettings(
+                    name="mx.urgent.test", keywords=(*KEYWORDS, "MT-PRIORITY", "DELIVERBY 5")
+                ),
+            ),
+        ),
     ),
     LabDomain(
         name="small.test",

@@ -60,6 +60,13 @@ class Trouble(StrEnum):
     TOO_LARGE = "too_large"  # beyond the peer's SIZE: 5.3.4
     NEEDS_UTF8 = "needs_utf8"  # the peer lacks SMTPUTF8: 5.6.7
     NEEDS_8BIT = "needs_8bit"  # the peer lacks 8BITMIME and the content cannot be converted: 5.6.3
+    # what the sender asks of the way
+    NEEDS_DELIVERBY = "needs_deliverby"  # the peer keeps no deadlines: 5.3.3
+    NEEDS_REQUIRETLS = "needs_requiretls"  # the peer does not promise protected transport: 5.7.30
+    NEEDS_PROTECTION = (
+        "needs_protection"  # the session is not encrypted to a host that proved its name: 5.7.10
+    )
+    LATE = "late"  # the time the sender allowed ended before the peer was asked: 4.4.7
     # ourselves
     LOCAL = "local"  # a fault of this program or machine: 4.3.0
     CORRUPT = "corrupt"  # the stored content is unreadable or has the wrong size: held
@@ -116,6 +123,20 @@ class RequestRecipient(msgspec.Struct, frozen=True, array_like=True, gc=False):
     orcpt: str = ""
 
 
+class Handling(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What a message asks of its way; the meaning is that of ``mail.envelope.Envelope``."""
+
+    priority: int = 0
+    deliver_by: float = 0.0
+    by_mode: str = ""
+    require_tls: bool = False
+
+    @property
+    def returns(self) -> bool:
+        """Whether the message is given up when its time is over."""
+        return self.deliver_by > 0 and self.by_mode[:1] == "R"
+
+
 class DeliveryRequest(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One message and the recipients that share a next hop, at most ``destination_recipient_limit``.
 
@@ -124,6 +145,7 @@ class DeliveryRequest(msgspec.Struct, frozen=True, array_like=True, gc=False):
     whose settings apply, -1 for none. ``domain`` is the destination the TLS policy belongs to. ``content``
     travels inside when it is small; ``None`` means: fetch it part by part. ``arrival`` and ``due`` are
     seconds since the epoch. ``site`` is the site whose window the request counts in, empty for none.
+    ``handling`` is None for a message that asks for nothing of this.
     """
 
     serial: int
@@ -144,6 +166,7 @@ class DeliveryRequest(msgspec.Struct, frozen=True, array_like=True, gc=False):
     due: float
     content: bytes | None
     site: str = ""
+    handling: Handling | None = None
 
 
 class HostTry(msgspec.Struct, frozen=True, array_like=True, gc=False):

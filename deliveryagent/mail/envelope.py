@@ -97,7 +97,10 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
 
     ``sender`` is the reverse-path in wire form, empty for the null sender. ``not_before`` is an earliest
     attempt (seconds since the epoch) or 0. ``key`` is the idempotency key or empty. ``hold`` keeps the message
-    until released.
+    until released. ``priority`` is from -9 to 9 (RFC 6710). ``deliver_by`` is until when it is to be delivered
+    (seconds since the epoch, 0 for no such time), ``by_mode`` what becomes of it then: ``R`` or ``N``, with a
+    ``T`` behind it for a trace (RFC 2852). ``require_tls``: only by way of hosts that promise protected
+    transport (RFC 8689).
     """
 
     sender: str
@@ -108,6 +111,10 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     key: str = ""
     tags: dict[str, str] = {}
     hold: bool = False
+    priority: int = 0
+    deliver_by: float = 0.0
+    by_mode: str = ""
+    require_tls: bool = False
 
 
 class ContentFacts(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,7 +9,8 @@ from enum import StrEnum
 from typing import Annotated
 
 from deliveryagent.mail.envelope import Notify, RecipientStatus
-from deliveryagent.policy.retry import RetrySettings, warning_due
+from deliveryagent.policy.deadline import warning_due
+from deliveryagent.policy.retry import RetrySettings
 from deliveryagent.setting import ByteSize, key, parse_size
 
 
@@ -100,11 +101,13 @@ def owed(
     arrival: float,
     now: float,
     settings: RetrySettings,
+    deliver_by: float = 0.0,
+    by_mode: str = "",
 ) -> Report:
     """The report a sender is owed now that a recipient has this status.
 
     ``relayed``: the message went to a host that does not speak DSN and so cannot report success itself.
-    ``warned``: a delay was reported before.
+    ``warned``: a delay was reported before. ``deliver_by`` and ``by_mode`` as in ``policy.deadline``.
     """
     if not sender:
         return Report.NONE
@@ -114,7 +117,9 @@ def owed(
         case RecipientStatus.DELIVERED:
             return Report.SUCCESS if relayed and notify.wants(Notify.SUCCESS) else Report.NONE
         case RecipientStatus.DEFERRED:
-            warning = warning_due(arrival=arrival, settings=settings)
+            warning = warning_due(
+                arrival=arrival, deliver_by=deliver_by, by_mode=by_mode, settings=settings
+            )
             late = warning is not None and now >= warning
             wanted = late and not warned and notify.wants(Notify.DELAY)
             return Report.DELAY if wanted else Report.NONE

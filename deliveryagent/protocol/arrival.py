@@ -18,8 +18,10 @@ message, header section or number of hops over its limit, unreadable recipients.
 """
 
 import hashlib
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from email.header import Header
 from email.utils import format_datetime
 from functools import lru_cache
 from typing import Annotated
@@ -36,6 +38,9 @@ _LONGEST_MBOX_LINE = 1000
 _DROPPED = frozenset({b"return-path", b"bcc", b"resent-bcc"})
 _SLICE = 1 << 16  # octets converted at a time, so that a large feed costs no copies of itself
 _HASHED_AT_ONCE = 2047
+_ATOMS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?: [A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
+_TO_ESCAPE = re.compile(r'(["\\])')
+_ESCAPED = r"\\\1"
 _SMALL = 1 << 15
 
 
@@ -71,7 +76,10 @@ class Stamp(msgspec.Struct, frozen=True, kw_only=True):
     """What is written into the header section of a message that is taken over.
 
     ``origin`` says who handed it over, for the Received field (``"from userid 1000"``). ``sender`` is the
-    reverse-path, for a missing From field. ``now`` is in seconds since the epoch.
+    reverse-path, for a missing From field, ``full_name`` the name of its owner or empty. ``now`` is in seconds
+    since the epoch. For mail that came over the network ``trace`` is what the Received field says up to the
+    id, in place of ``origin``. Without ``complete`` no missing fields are added: a relay does not mend
+    (RFC 5321 3.6.3).
     """
 
     hostname: str
@@ -79,6 +87,9 @@ class Stamp(msgspec.Struct, frozen=True, kw_only=True):
     origin: str
     sender: str
     now: float
+    full_name: str = ""
+    trace: str = ""
+    complete: bool = True
 
 
 class Arrived(msgspec.Struct, frozen=True, kw_only=True):
@@ -269,22 +280,24 @@ class Arrival:
 
 
 def received(stamp: Stamp) -> bytes:
-    """The trace field of a message that was handed over locally (RFC 5321 4.4); it names no recipient.
+    """The trace field of a message (RFC 5321 4.4); it names no recipient.
 
     >>> received(Stamp(hostname="a.example", queue_id="0C7", origin="from userid 0", sender="", now=0))
     b'Received: by a.example (deliveryagent, from userid 0)\\n\\tid 0C7; Thu, 01 Jan 1970 00:00:00 +0000\\n'
     """
-    text = f"by {stamp.hostname} (deliveryagent, {stamp.origin})\n\tid {stamp.queue_id}; {_date(stamp.now)}"
-    return f"Received: {text}\n".encode()
+    way = stamp.trace or f"by {stamp.hostname} (deliveryagent, {stamp.origin})\n\t"
+    return f"Received: {way}id {stamp.queue_id}; {_date(stamp.now)}\n".encode()
 
 
 def missing_fields(fields: list[Field], stamp: Stamp) -> bytes:
     """The fields a message must have and this one lacks; Resent- fields when it was resent."""
+    if not stamp.complete:
+        return b""
     names = {field.name for field in fields}
     prefix = "Resent-" if any(name.startswith(b"resent-") for name in names) else ""
     sender = stamp.sender or f"MAILER-DAEMON@{stamp.hostname}"
     required = {
-        "From": sender,
+        "From": f"{phrase(stamp.full_name)} <{sender}>" if stamp.full_name else sender,
         "Date": _date(stamp.now),
         "Message-ID": f"<{stamp.queue_id}@{stamp.hostname}>",
     }
@@ -293,6 +306,19 @@ def missing_fields(fields: list[Field], stamp: Stamp) -> bytes:
         for name, value in required.items()
         if f"{prefix}{name}".lower().encode() not in names
     ).encode()
+
+
+def phrase(name: str) -> str:
+    """A full name as it stands before an address (RFC 5322 3.2.5), encoded (RFC 2047) where it has to be.
+
+    >>> phrase("Kim Doe"), phrase('Kim "K." Doe')
+    ('Kim Doe', '"Kim \\\\"K.\\\\" Doe"')
+    """
+    if not name.isascii():
+        return Header(name, "utf-8").encode()
+    if _ATOMS.fullmatch(name):
+        return name
+    return f'"{_TO_ESCAPE.sub(_ESCAPED, name)}"'
 
 
 def _date(now: float) -> str:

@@ -3,7 +3,8 @@
 Guarantees: total; a malformed line or parameter counts as not said and never stops a delivery. Keywords
 are compared without regard to case. Never remembers anything: a new answer (after STARTTLS, RFC 3207 4.2)
 makes new capabilities. References: RFC 1870 SIZE, 2920 PIPELINING, 6152 8BITMIME, 6531 SMTPUTF8, 3461 DSN,
-3207 STARTTLS, 4954 AUTH, 2034 ENHANCEDSTATUSCODES, 9422 LIMITS.
+3207 STARTTLS, 4954 AUTH, 2034 ENHANCEDSTATUSCODES, 9422 LIMITS, 6710 MT-PRIORITY, 2852 DELIVERBY, 8689
+REQUIRETLS.
 """
 
 import re
@@ -25,7 +26,9 @@ class Capabilities(msgspec.Struct, frozen=True, gc=False):
     stated. ``auth`` lists mechanisms in capitals in the peer's order. ``mailmax`` (transactions of a
     session), ``rcptmax`` (recipients of a transaction) and ``rcptdomainmax`` (recipient domains of a
     transaction) are the LIMITS of RFC 9422, 0 when not stated. ``lmtp`` decides how many replies follow the
-    final dot.
+    final dot. ``deliverby`` and ``mt_priority`` say that RFC 2852 and RFC 6710 are offered; ``least_time`` is
+    the least the former takes with mode R, in seconds. ``protected`` is no offer: the session is encrypted,
+    and the peer proved its name.
     """
 
     name: str = ""
@@ -42,6 +45,11 @@ class Capabilities(msgspec.Struct, frozen=True, gc=False):
     mailmax: int = 0
     rcptmax: int = 0
     rcptdomainmax: int = 0
+    mt_priority: bool = False
+    deliverby: bool = False
+    least_time: int = 0
+    requiretls: bool = False
+    protected: bool = False
 
 
 def parse(
@@ -68,14 +76,13 @@ def parse(
             parameters = " ".join(auth)
         keywords[keyword] = parameters.strip()
     limits = parse_limits(keywords.get("LIMITS", ""))
-    size = keywords.get("SIZE", "")
     return Capabilities(
         name=peer_name(reply),
         keywords=keywords,
         lmtp=lmtp,
         pipelining="PIPELINING" in keywords,
         size="SIZE" in keywords,
-        size_limit=int(size) if size.isascii() and size.isdigit() and len(size) <= 20 else 0,
+        size_limit=_number(keywords.get("SIZE", ""), digits=20),
         eightbitmime="8BITMIME" in keywords,
         smtputf8="SMTPUTF8" in keywords,
         dsn="DSN" in keywords,
@@ -84,7 +91,15 @@ def parse(
         mailmax=limits.get("MAILMAX", 0),
         rcptmax=limits.get("RCPTMAX", 0),
         rcptdomainmax=limits.get("RCPTDOMAINMAX", 0),
+        mt_priority="MT-PRIORITY" in keywords,
+        deliverby="DELIVERBY" in keywords,
+        least_time=_number(keywords.get("DELIVERBY", ""), digits=9),
+        requiretls="REQUIRETLS" in keywords,
     )
+
+
+def _number(text: str, *, digits: int) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= digits else 0
 
 
 def peer_name(reply: SmtpReply) -> str:

@@ -160,17 +160,18 @@ def transaction(
     capabilities: Capabilities,
     *,
     reset: bool = False,
+    now: float = 0.0,
 ) -> Generator[Step, Outcomes, Exchange]:
     """Send one message to some of its recipients, in one transaction.
 
     Of ``request`` the sender, size, ret, envid and the facts ``eightbit`` and ``utf8`` (the headers are not
     ASCII) are read; ``recipients`` are at least one and at most ``capabilities.rcptmax``. ``reset`` begins
     with RSET, in the same flight where the peer allows it. Answers that were given without asking the peer:
-    TOO_LARGE, NEEDS_8BIT and NEEDS_UTF8 (for one recipient at stage RCPT, for all at stage MAIL), LOCAL for
-    an address that is none.
+    TOO_LARGE, NEEDS_8BIT and its like, NEEDS_UTF8 (for one recipient at stage RCPT, for all at stage MAIL),
+    LOCAL for an address that is none. ``now`` (seconds since the epoch) is for what has a deadline.
     """
     tally = Tally(len(recipients), needs_reset=reset, dsn=capabilities.dsn)
-    lines = tally.begin(offer.make(request, recipients, capabilities))
+    lines = tally.begin(offer.make(request, recipients, capabilities, now=now))
     if not lines:
         return tally.exchange()
     if reset:
@@ -212,7 +213,7 @@ def opening(request: DeliveryRequest, capabilities: Capabilities) -> bytes:
 
     Empty where it would begin in another way: the peer wants commands one by one, or would not be asked.
     """
-    if not capabilities.pipelining or len(request.recipients) != 1:
+    if not capabilities.pipelining or len(request.recipients) != 1 or request.handling is not None:
         return b""
     flight = offer.brief(request, capabilities)
     if flight:

@@ -82,6 +82,15 @@ def find_end(buffer: bytes | bytearray, start: int, *, final: bool) -> SectionEn
     return SectionEnd(lines, lines, lines)
 
 
+def end_of_fields(content: bytes) -> int:
+    """Where the fields at the beginning of a complete message end; its lines may end in CRLF.
+
+    That is before the empty line, or before the first line that neither begins nor continues a field.
+    """
+    fields = _FIELDS.match(content)
+    return fields.end() if fields else 0
+
+
 def header_section(content: bytes) -> bytes:
     """The header section of a message in wire form, its last line end included, the blank line not.
 

@@ -9,6 +9,8 @@ import hashlib
 import re
 from typing import NamedTuple
 
+import msgspec
+
 from deliveryagent.mail.envelope import ContentFacts
 from deliveryagent.protocol import headers
 from deliveryagent.protocol.arrival import (
@@ -43,50 +45,82 @@ def take(
     limits: LimitSettings,
     part_size: int,
     read_recipients: bool = False,
+    clean: bool = False,
+    keyed: bool = True,
 ) -> Letter:
-    """The message as it is kept. Raises ``ContentError``."""
+    """The message as it is kept. Raises ``ContentError``.
+
+    ``clean``: it is known to have CRLF line ends only, and no NUL (``protocol.datastream``). Without ``keyed``
+    nobody will compare it with another, and it gets no digest.
+    """
     if not read_recipients and len(content) < part_size:
-        letter = _at_once(content, stamp, limits, part_size)
+        letter = (
+            None
+            if not clean and b"\0" in content
+            else _at_once(content if clean else _in_wire_form(content), stamp, limits, part_size)
+        )
         if letter is not None:
-            return letter
+            return letter if not keyed else _with_digest(letter, content)
     arrival = Arrival(stamp, limits=limits, part_size=part_size, read_recipients=read_recipients)
     parts = arrival.feed(content)
     rest, arrived = arrival.finish()
     return Letter(parts + rest, arrived)
 
 
-def _at_once(content: bytes, stamp: Stamp, limits: LimitSettings, part_size: int) -> Letter | None:
-    """The same for a message with nothing odd about it; None for any other."""
-    if b"\0" in content or not content or content.startswith(_MBOX_LINES):
-        return None
+def _in_wire_form(content: bytes) -> bytes:
+    """The same lines, each ended by CRLF."""
     text = content
     if b"\r" in text:
+        lines = text.count(b"\r\n")
+        if lines == text.count(b"\n") == text.count(b"\r"):
+            return text
         text = text.replace(b"\r\n", b"\n").replace(b"\r", b" ")
-    if not text.endswith(b"\n"):
-        text += b"\n"
-    end = headers.find_end(text, 0, final=True)
-    if end.size > limits.header_size_limit:
-        return None
-    head = _head(text[: end.lines], stamp, limits)
-    if head is None:
-        return None
-    whole = head + text[end.body :]
-    wire = whole.replace(b"\n", b"\r\n")
-    if len(wire) >= part_size or (
-        limits.message_size_limit and len(wire) > limits.message_size_limit
-    ):
-        return None
+    return text.replace(b"\n", b"\r\n")
+
+
+def _with_digest(letter: Letter, content: bytes) -> Letter:
     digest = hashlib.sha256()
     note_digest(digest, content)
+    arrived = letter.arrived
+    facts = msgspec.structs.replace(arrived.facts, digest=digest.digest())
+    return Letter(letter.parts, Arrived(facts=facts, recipients=arrived.recipients))
+
+
+def _at_once(wire: bytes, stamp: Stamp, limits: LimitSettings, part_size: int) -> Letter | None:
+    """The same for a message with nothing odd about it; None for any other."""
+    if not wire or wire.startswith(_MBOX_LINES):
+        return None
+    if not wire.endswith(b"\r\n"):
+        wire += b"\r\n"
+    end = headers.end_of_fields(wire)
+    if end > limits.header_size_limit:
+        return None
+    head = _head(wire[:end].replace(b"\r\n", b"\n"), stamp, limits)
+    if head is None:
+        return None
+    body = end + 2 if wire.startswith(b"\r\n", end) else end
+    whole = head.replace(b"\n", b"\r\n") + wire[body:]
+    size, limit = len(whole), limits.message_size_limit
+    if size >= part_size or (limit and size > limit):
+        return None
     facts = ContentFacts(
-        size=len(wire),
+        size=size,
         dotted=b"\n." in whole,
         eightbit=not whole.isascii(),
         utf8_headers=not head.isascii() and any(map(needs_utf8, head.split(b"\n"))),
-        long_lines=len(whole) > LONGEST_LINE and max(map(len, whole.split(b"\n"))) > LONGEST_LINE,
-        digest=digest.digest(),
+        long_lines=_has_long_line(whole),
     )
-    return Letter([wire], Arrived(facts=facts, recipients=()))
+    return Letter([whole], Arrived(facts=facts, recipients=()))
+
+
+def _has_long_line(wire: bytes) -> bool:
+    """Looks at one line in a thousand octets: the last that ends within so many."""
+    start, octets = 0, len(wire)
+    while octets - start > LONGEST_LINE + 2:
+        start = wire.rfind(b"\n", start, start + LONGEST_LINE + 2) + 1
+        if not start:
+            return True
+    return False
 
 
 def _head(section: bytes, stamp: Stamp, limits: LimitSettings) -> bytes | None:

@@ -29,6 +29,9 @@ CHUNK_LIMIT = 16 * 1024 * 1024
 
 END_OF_CONTENT = b"\0\0\0\0"
 
+NO_RECIPIENTS = "the message has no recipients"
+"""The text of that refusal, which ``sendmail`` has an exit status of its own for."""
+
 _ACCEPTED = b'{"ok":true,"id":"'
 _ACCEPTED_END = b'"}'
 

@@ -75,7 +75,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     ``queue_id`` names the message, ``report_id`` the report; ``sender`` is the message's envelope
     sender. ``to`` is where the report goes: the sender, or the postmaster for a copy. ``contact``
     is whom to ask for help. ``content`` is the original in wire form, at least its header section;
-    ``whole`` tells whether it is all of it. Times are seconds since the epoch.
+    ``whole`` tells whether it is all of it. ``deliver_by`` is until when the sender wanted it
+    delivered, 0 for no such time (RFC 2852 5). Times are seconds since the epoch.
     """
 
     kind: ReportKind
@@ -94,6 +95,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     content: bytes = b""
     whole: bool = True
     postmaster_copy: bool = False
+    deliver_by: float = 0.0
 
 
 _SUBJECTS = {
@@ -293,6 +295,8 @@ def _delivery_status(report: Report, *, international: bool) -> Iterator[str]:
     if report.sender:
         yield f"X-DeliveryAgent-Sender: {_typed(report.sender, international=international)}"
     yield f"Arrival-Date: {rfc5322_date(report.arrival)}"
+    if report.deliver_by:
+        yield f"Deliver-By-Date: {rfc5322_date(report.deliver_by)}"
     for recipient in report.recipients:
         yield ""
         yield from _recipient_status(recipient, international=international)

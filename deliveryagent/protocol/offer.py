@@ -2,7 +2,10 @@
 
 Guarantees: a parameter is used only if it was offered (RFC 5321 4.1.1.3) and the message needs it: SIZE
 always, BODY=8BITMIME for octets above 127, SMTPUTF8 for a local part or a header outside ASCII (RFC 6531 3.4;
-an international domain alone is an A-label by now), RET, ENVID, NOTIFY and ORCPT where somebody stated them.
+an international domain alone is an A-label by now), RET, ENVID, NOTIFY and ORCPT where somebody stated them,
+as MT-PRIORITY, BY and REQUIRETLS. A message that is to be returned when its time is over goes to no peer that
+would not do so (RFC 2852 4.1.4), one with REQUIRETLS only over an encrypted session to a host that proved its
+name and offers the same (RFC 8689 4.2.1).
 What this peer cannot take, and what could not be said safely, is told as a ``Failure`` instead.
 """
 
@@ -13,6 +16,7 @@ import msgspec
 from deliveryagent.mail.delivery import (
     DeliveryRequest,
     Failure,
+    Handling,
     RequestRecipient,
     Stage,
     Trouble,
@@ -24,6 +28,7 @@ from deliveryagent.protocol.capabilities import Capabilities
 FLIGHT_LIMIT = 8192
 """Octets of commands sent without awaiting replies: no peer's buffer is ever filled (RFC 2920 3.1)."""
 
+_LONGEST_TIME = 999_999_999  # seconds: RFC 2852 4 has nine digits
 _LONG = 512  # octets of an address beyond which a line is measured with care
 
 Line = tuple[Stage, int, bytes]
@@ -43,11 +48,20 @@ class Offer(msgspec.Struct, frozen=True, gc=False):
 
 
 def make(
-    request: DeliveryRequest, recipients: Sequence[RequestRecipient], capabilities: Capabilities
+    request: DeliveryRequest,
+    recipients: Sequence[RequestRecipient],
+    capabilities: Capabilities,
+    *,
+    now: float = 0.0,
 ) -> Offer:
-    """The commands for one message and some of its recipients."""
+    """The commands for one message and some of its recipients.
+
+    ``now`` (seconds since the epoch) matters to a message with a deadline only.
+    """
     utf8 = request.utf8 or not request.sender.isascii()
     unsuitable = _unsuitable(request, capabilities, utf8=utf8)
+    if unsuitable is None and request.handling is not None:
+        unsuitable = _unfit(request.handling, capabilities, now)
     if unsuitable is not None:
         return Offer([], unsuitable)
     lines: list[Line] = []
@@ -71,6 +85,8 @@ def make(
     if not lines:
         return Offer([], None, unsent)
     parameters = _mail_parameters(request, capabilities, utf8=utf8)
+    if request.handling is not None:
+        parameters += _handling_parameters(request.handling, capabilities, now)
     try:
         mail = commands.mail_from(request.sender, parameters, utf8=utf8)
     except commands.UnsafeCommandError as error:
@@ -89,6 +105,7 @@ def brief(request: DeliveryRequest, capabilities: Capabilities) -> bytes:
     if (
         request.eightbit
         or request.utf8
+        or request.handling is not None
         or len(sender) > _LONG
         or not address.isascii()
         or not sender.isascii()
@@ -141,6 +158,40 @@ def _unsuitable(
     if request.eightbit and not capabilities.eightbitmime:
         return Failure(Trouble.NEEDS_8BIT, f"{host} does not take 8-bit content (8BITMIME)")
     return None
+
+
+def _unfit(asked: Handling, capabilities: Capabilities, now: float) -> Failure | None:
+    """Why this peer cannot do what the message asks of its way."""
+    host = capabilities.name or "the host"
+    if asked.require_tls and not capabilities.protected:
+        text = f"the session with {host} is not encrypted, or to nobody knows whom (REQUIRETLS)"
+        return Failure(Trouble.NEEDS_PROTECTION, text)
+    if asked.require_tls and not capabilities.requiretls:
+        text = f"{host} does not promise protected transport (REQUIRETLS)"
+        return Failure(Trouble.NEEDS_REQUIRETLS, text)
+    if not asked.returns:
+        return None
+    left = int(asked.deliver_by - now)
+    if left < 1:
+        return Failure(Trouble.LATE, f"no time was left when {host} was to be asked")
+    if not capabilities.deliverby and not capabilities.lmtp:
+        return Failure(Trouble.NEEDS_DELIVERBY, f"{host} keeps no deadlines (DELIVERBY)")
+    if left < capabilities.least_time:
+        text = f"{left} seconds are left; {host} wants at least {capabilities.least_time}"
+        return Failure(Trouble.NEEDS_DELIVERBY, text)
+    return None
+
+
+def _handling_parameters(asked: Handling, capabilities: Capabilities, now: float) -> str:
+    parameters = ""
+    if asked.priority and capabilities.mt_priority:
+        parameters += f" MT-PRIORITY={asked.priority}"
+    if asked.deliver_by and capabilities.deliverby:
+        left = max(-_LONGEST_TIME, min(int(asked.deliver_by - now), _LONGEST_TIME))
+        parameters += f" BY={left};{asked.by_mode}"
+    if asked.require_tls:
+        parameters += " REQUIRETLS"
+    return parameters
 
 
 def _no_utf8(capabilities: Capabilities) -> Failure:

@@ -21,7 +21,9 @@ class SendRequest(TypedDict, total=False):
     ``sender`` is an address, empty for the null sender; left out, it is the caller's own.
     ``from_headers`` takes recipients from the header section too. ``dsn`` is ``never`` or a list of
     ``success``, ``failure``, ``delay``; ``ret`` is ``full`` or ``hdrs`` (RFC 3461). ``not_before``
-    is in seconds since the epoch.
+    and ``deliver_by`` are in seconds since the epoch; ``by_mode`` says what becomes of the message
+    after the latter, ``return`` or ``notify`` (RFC 2852). ``priority`` is from -9 to 9 (RFC 6710).
+    ``full_name`` stands in the From field if one has to be added. ``require_tls``: RFC 8689.
     """
 
     op: str
@@ -35,6 +37,11 @@ class SendRequest(TypedDict, total=False):
     hold: bool
     key: str
     tags: dict[str, str]
+    priority: int
+    deliver_by: float
+    by_mode: str
+    full_name: str
+    require_tls: bool
 
 
 _FIELDS = SendRequest.__optional_keys__

@@ -66,7 +66,7 @@ class Transaction:
     ``size`` is what the client announced, 0 when nothing. ``not_before`` is seconds since the epoch
     (FUTURERELEASE, ``Defer``). ``deliver_by`` is seconds since the epoch with ``by_mode`` ``"R"`` or ``"N"``,
     with ``"T"`` appended when asked for traces (RFC 2852); 0 and empty without. ``priority`` is -9 to 9 (RFC
-    6710). ``discard``: forget it at the end.
+    6710). ``discard``: forget it at the end. ``queue_id`` is empty until the message has one.
     """
 
     sender: str
@@ -84,6 +84,7 @@ class Transaction:
     recipients: list[Recipient] = field(default_factory=list)
     hold: bool = False
     discard: bool = False
+    queue_id: str = ""
     tags: dict[str, str] = field(default_factory=dict)
 
 
@@ -93,8 +94,9 @@ class Session:
 
     ``kind`` and ``listener`` (its address as configured) say by which door it came; ``local`` is our own end.
     ``helo`` is what the client calls itself, ``verb`` how it said so (EHLO, HELO, LHLO). ``user`` is empty
-    until somebody logged in, ``mechanism`` is how. ``trusted``: it may relay without that. ``transaction`` is
-    the message at hand. ``notes`` belongs to hooks: whatever they want to remember until the end.
+    until somebody logged in, ``mechanism`` is how; ``vouched`` when a hook let them in, which then also answers
+    for the senders they use. ``trusted``: it may relay without that. ``transaction`` is the message at hand.
+    ``notes`` belongs to hooks: whatever they want to remember until the end.
     """
 
     kind: Kind
@@ -107,6 +109,7 @@ class Session:
     tls: TlsFacts | None = None
     user: str = ""
     mechanism: str = ""
+    vouched: bool = False
     trusted: bool = False
     transaction: Transaction | None = None
     tags: dict[str, str] = field(default_factory=dict)

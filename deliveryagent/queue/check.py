@@ -31,6 +31,7 @@ from queue_schema.tables import (
     arriving,
     attempt,
     content,
+    deadline,
     destination,
     message,
     recipient,
@@ -106,6 +107,7 @@ def _questions(now: float, kind: str) -> list[tuple[str, str, Select[Any]]]:
     """A word and a sentence for each problem, and the query for the keys of the rows that show it."""
     return [
         *_about_messages(now),
+        *_about_deadlines(now),
         *_about_recipients(),
         *_about_reports(),
         *_about_destinations(now, kind),
@@ -157,6 +159,21 @@ def _about_messages(now: float) -> list[tuple[str, str, Select[Any]]]:
             "arrival_abandoned",
             "a message began to arrive more than a day ago",
             select(arriving.c.message_id).where(arriving.c.started < now - 86_400),
+        ),
+    ]
+
+
+def _about_deadlines(now: float) -> list[tuple[str, str, Select[Any]]]:
+    lives = _rows(recipient, recipient.c.message_id == message.c.id, recipient.c.finished.is_(None))
+    timed = _rows(
+        deadline, deadline.c.at == message.c.deliver_by, deadline.c.message_id == message.c.id
+    )
+    stands = or_(message.c.deliver_by > now, message.c.by_mode.in_(("R", "RT")))
+    return [
+        (
+            "deadline_missing",
+            "a living message has a time to be delivered by, and nobody will look at it then",
+            select(message.c.id).where(message.c.deliver_by > 0, stands, lives, ~timed),
         ),
     ]
 

@@ -26,6 +26,7 @@ from queue_schema.tables import (
     agent,
     attempt,
     content,
+    deadline,
     destination,
     message,
     recipient,
@@ -33,7 +34,7 @@ from queue_schema.tables import (
     submission_key,
 )
 
-_ORDER = (message, content, recipient, attempt, submission_key, site, destination)
+_ORDER = (message, content, recipient, attempt, submission_key, site, deadline, destination)
 """Destinations last: what nobody knows of, nobody takes up."""
 
 _PORTION = 1000
@@ -195,8 +196,8 @@ def _copy_table(source: Engine, target: Engine, table: Table, told: Told) -> Non
 
 
 def _portions(
-    connection: Connection, table: Table, after: tuple[int | str, ...], size: int
-) -> Iterator[tuple[list[tuple[Any, ...]], tuple[int | str, ...]]]:
+    connection: Connection, table: Table, after: tuple[int | float | str, ...], size: int
+) -> Iterator[tuple[list[tuple[Any, ...]], tuple[int | float | str, ...]]]:
     """The rows behind a key in order, each portion with the key of its last; an empty one at the end."""
     keys = list(table.primary_key.columns)
     places = [list(table.columns).index(key) for key in keys]

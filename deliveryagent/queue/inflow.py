@@ -100,6 +100,12 @@ def agent_mark(connection: Connection, items: Sequence[None]) -> list[int | None
     return [_mark(connection, "agent_mark", _MARKS) for _ in items]
 
 
+@operation()
+def listener_mark(connection: Connection, items: Sequence[None]) -> list[int | None]:
+    """A mark for the queue ids of a listener process: on SQLite None, where its agent deals them out."""
+    return [direct_mark(connection) for _ in items]
+
+
 def direct_mark(connection: Connection) -> int | None:
     """A mark for the queue ids of a program that writes to the queue itself."""
     return _mark(connection, "direct_mark", 0)

@@ -23,7 +23,8 @@ Cursor = tuple[float, int, int]
 class Fetch(msgspec.Struct, frozen=True):
     """Ask for due recipients of a destination behind the cursors (None: from the beginning).
 
-    With them come the contents of messages of at most ``largest`` octets, ``octets`` in all.
+    With them come the contents of messages of at most ``largest`` octets, ``octets`` in all. Bulk recipients
+    get one part in ``bulk_share`` of the room, and what the others leave.
     """
 
     destination: str
@@ -33,6 +34,7 @@ class Fetch(msgspec.Struct, frozen=True):
     limit: int
     largest: int = 0
     octets: int = 0
+    bulk_share: int = 2
 
 
 class Claimed(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -59,6 +61,10 @@ class Claimed(msgspec.Struct, frozen=True, array_like=True, gc=False):
     recipient_count: int
     crashes: int
     not_before: float = 0.0
+    priority: int = 0
+    deliver_by: float = 0.0
+    by_mode: str = ""
+    require_tls: bool = False
 
 
 class Fetched(msgspec.Struct, frozen=True):
@@ -88,6 +94,7 @@ FIELDS = (
     *(recipient.c[name] for name in ("attempts", "due", "notify", "orcpt", "warned")),
     *(message.c[name] for name in ("sender", "size", "dotted", "eightbit", "utf8", "long_lines")),
     *(message.c[name] for name in ("ret", "envid", "recipient_count", "crashes", "not_before")),
+    *(message.c[name] for name in ("priority", "deliver_by", "by_mode", "require_tls")),
 )
 """The fields of ``Claimed`` in order."""
 
@@ -175,7 +182,7 @@ _recalled = Listing(
 
 @operation(writes=False)
 def fetch(connection: Connection, items: Sequence[Fetch]) -> list[Fetched]:
-    """Due recipients in the order of their lines; bulk ones get half of the room, or what is left."""
+    """Due recipients in the order of their lines; bulk ones get their share, or what is left."""
     if connection.dialect.name == "postgresql":
         pages = _fetched_at_once(connection, items)
     else:
@@ -205,10 +212,10 @@ def _small(wanted: Fetch, page: Fetched) -> dict[int, int]:
 def _fetched(connection: Connection, wanted: Fetch) -> Fetched:
     bulk: list[Claimed] = []
     small_at, bulk_at = wanted.cursor_small, wanted.cursor_bulk
-    half = wanted.limit // 2
-    if half:
-        bulk, bulk_at = _read_line(connection, wanted, bulk=True, cursor=bulk_at, limit=half)
-    more_bulk = len(bulk) == half
+    share = wanted.limit // wanted.bulk_share
+    if share:
+        bulk, bulk_at = _read_line(connection, wanted, bulk=True, cursor=bulk_at, limit=share)
+    more_bulk = len(bulk) == share
     room = wanted.limit - len(bulk)
     small, small_at = _read_line(connection, wanted, bulk=False, cursor=small_at, limit=room)
     room -= len(small)
@@ -256,9 +263,9 @@ def _fetched_at_once(connection: Connection, items: Sequence[Fetch]) -> list[Fet
 
 
 def _shared_out(wanted: Fetch, small: list[Claimed], bulk: list[Claimed]) -> Fetched:
-    """Half of the room for bulk recipients, the other half for small ones, and each what the other leaves."""
-    half = min(len(bulk), wanted.limit // 2)
-    small = small[: wanted.limit - half]
+    """Their share of the room for bulk recipients, the rest for small ones, and each what the other leaves."""
+    share = min(len(bulk), wanted.limit // wanted.bulk_share)
+    small = small[: wanted.limit - share]
     bulk = bulk[: wanted.limit - len(small)]
     return Fetched(
         _in_turn(small, bulk),

@@ -31,7 +31,7 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
     other: str
     token: str
     table: str = ""
-    after: tuple[int | str, ...] = ()
+    after: tuple[int | float | str, ...] = ()
 
 
 _encode = msgspec.json.Encoder().encode

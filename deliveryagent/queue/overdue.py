@@ -64,6 +64,8 @@ class AgedRecipient(msgspec.Struct, frozen=True, array_like=True, gc=False):
     sender: str
     address: str
     not_before: float = 0.0
+    deliver_by: float = 0.0
+    by_mode: str = ""
 
 
 _expiry = item(
@@ -138,7 +140,7 @@ _live = (
         *(recipient.c[name] for name in ("notify", "attempts")),
         message.c.sender,
         recipient.c.address,
-        message.c.not_before,
+        *(message.c[name] for name in ("not_before", "deliver_by", "by_mode")),
     )
     .join(message, message.c.id == recipient.c.message_id)
     .where(

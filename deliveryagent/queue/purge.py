@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, bindparam, delete, or_, select
+from sqlalchemy import Connection, bindparam, delete, or_, select, tuple_
 
 from deliveryagent.mail.envelope import first_queue_id
 from deliveryagent.queue.bulk import Bulk, item
@@ -17,6 +17,7 @@ from deliveryagent.queue.operation import operation
 from queue_schema.tables import (
     attempt,
     content,
+    deadline,
     destination,
     message,
     recipient,
@@ -66,12 +67,18 @@ _kept = (
 )
 _gone = item(message.c.id)
 _ids = select(_gone.c.id)
-_REMOVALS = tuple(
-    Bulk(delete(column.table).where(column.in_(_ids)), _gone)
-    for column in (
-        *(attempt.c.message_id, recipient.c.message_id, content.c.message_id),
-        message.c.id,
-    )
+_times = select(message.c.deliver_by, message.c.id).where(
+    message.c.id.in_(_ids), message.c.deliver_by > 0
+)
+_REMOVALS = (
+    Bulk(delete(deadline).where(tuple_(deadline.c.at, deadline.c.message_id).in_(_times)), _gone),
+    *(
+        Bulk(delete(column.table).where(column.in_(_ids)), _gone)
+        for column in (
+            *(attempt.c.message_id, recipient.c.message_id, content.c.message_id),
+            message.c.id,
+        )
+    ),
 )
 _old_keys = delete(submission_key).where(
     submission_key.c.key.in_(

@@ -13,13 +13,13 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, bindparam, literal_column, select, update
 
+from deliveryagent.mail.submission import Submission
 from deliveryagent.queue import submissions
 from deliveryagent.queue.answers import LAST_ANSWER
 from deliveryagent.queue.bulk import Bulk, item
 from deliveryagent.queue.operation import operation
 from deliveryagent.queue.outcomes import drop_content
 from deliveryagent.queue.selection import with_last_answer
-from deliveryagent.queue.submissions import Submission
 from queue_schema.tables import content, message, recipient
 
 RECIPIENTS = 1000
@@ -64,6 +64,10 @@ class ReportFacts(msgspec.Struct, frozen=True, kw_only=True):
     envid: str
     origin: str
     not_before: float = 0.0
+    priority: int = 0
+    deliver_by: float = 0.0
+    by_mode: str = ""
+    require_tls: bool = False
     recipients: tuple[OwedRecipient, ...]
     content: bytes
     complete: bool
@@ -83,7 +87,10 @@ class Written(msgspec.Struct, frozen=True):
     more: bool
 
 
-_FACTS = ("id", "sender", "size", "eightbit", "utf8", "ret", "envid", "origin", "not_before")
+_FACTS = (
+    *("id", "sender", "size", "eightbit", "utf8", "ret", "envid", "origin", "not_before"),
+    *("priority", "deliver_by", "by_mode", "require_tls"),
+)
 _owed = (
     select(
         recipient.c.owed,

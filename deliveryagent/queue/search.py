@@ -81,6 +81,10 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     envid: str
     crashes: int
     not_before: float = 0.0
+    priority: int = 0
+    deliver_by: float = 0.0
+    by_mode: str = ""
+    require_tls: bool = False
     status: str
     recipients: tuple[FoundRecipient, ...]
 
@@ -144,7 +148,7 @@ _RECIPIENT = (
 )
 _MESSAGE = (
     *("id", "sender", "size", "recipient_count", "origin", "tags", "ret", "envid", "crashes"),
-    "not_before",
+    *("not_before", "priority", "deliver_by", "by_mode", "require_tls"),
 )
 _COLUMNS = ", ".join(
     [
@@ -280,6 +284,7 @@ def _grouped(reader: Reader, rows: Sequence[Any]) -> list[Found]:
         )
         facts = dict(zip(_MESSAGE, head, strict=True))
         queue_id = facts.pop("id")
+        facts["require_tls"] = bool(facts["require_tls"])  # SQLite has numbers
         states = {one.status for one in recipients}
         if len(recipients) != facts["recipient_count"]:
             states |= _states(reader, queue_id)

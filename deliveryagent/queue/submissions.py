@@ -15,91 +15,41 @@ import msgspec
 from sqlalchemy import Connection, bindparam, delete, func, select
 
 from deliveryagent.mail.address import destination_of
-from deliveryagent.mail.envelope import ContentFacts, Envelope
+from deliveryagent.mail.submission import (
+    Accepted,
+    Answer,
+    Duplicate,
+    KeyBusy,
+    KeyConflict,
+    StagedPart,
+    Submission,
+)
+from deliveryagent.policy.precedence import first_due
 from deliveryagent.queue import keys, news
 from deliveryagent.queue.bulk import Bulk, Row, insertion, item
 from deliveryagent.queue.operation import operation
 from queue_schema.tables import (
-    CONTENT_PART,
     agent,
     arriving,
     content,
+    deadline,
     destination,
     message,
     recipient,
 )
 
-__all__ = [
-    "CONTENT_PART",
-    "Accepted",
-    "Answer",
-    "Duplicate",
-    "KeyBusy",
-    "KeyConflict",
-    "StagedPart",
-    "Submission",
-]
-
-
-class Submission(msgspec.Struct, frozen=True, kw_only=True):
-    """A message to be taken over.
-
-    ``parts`` is the whole content in wire form, cut in parts of at most ``CONTENT_PART`` octets, or ``()``
-    when the parts were staged before under the same ``queue_id``. ``arrival`` is seconds since the epoch;
-    recipients beyond the first ``bulk_after`` wait in the bulk line (0: none does). Recipients are numbered
-    from 1.
-    """
-
-    queue_id: int
-    envelope: Envelope
-    facts: ContentFacts
-    parts: tuple[bytes, ...]
-    arrival: float
-    origin: str
-    bulk_after: int = 0
-
-
-class Accepted(msgspec.Struct, frozen=True):
-    """The message is in the queue under this id."""
-
-    queue_id: int
-
-
-class Duplicate(msgspec.Struct, frozen=True):
-    """The same content was taken over under the same key before: this is the id it got then."""
-
-    queue_id: int
-
-
-class KeyConflict(msgspec.Struct, frozen=True):
-    """The key belongs to another content; ``queue_id`` is the message that has it."""
-
-    queue_id: int
-
-
-class KeyBusy(msgspec.Struct, frozen=True):
-    """A transaction that is not finished uses the key: nobody knows yet whose it will be."""
-
-
-Answer = Accepted | Duplicate | KeyConflict | KeyBusy
-
-
-class StagedPart(msgspec.Struct, frozen=True):
-    """One part of a content that is still arriving; ``part`` counts from 0."""
-
-    queue_id: int
-    part: int
-    data: bytes
-    started: float
-
-
 _json = msgspec.json.Encoder()
 
-_add_message = insertion(
-    message,
+_MESSAGE = (
     *("id", "sender", "size", "dotted", "eightbit", "utf8", "long_lines"),
     *("ret", "envid", "recipient_count", "origin", "tags", "not_before"),
 )
+_add_message = insertion(message, *_MESSAGE)
+# Most messages ask for nothing of this, and do not pay for it.
+_add_asking_message = insertion(
+    message, *_MESSAGE, "priority", "deliver_by", "by_mode", "require_tls"
+)
+_add_deadline = insertion(deadline, "at", "message_id")
 _add_content = insertion(content, "message_id", "part", "data")
 _add_recipient = insertion(
     recipient,
@@ -171,7 +121,7 @@ def _answers_by_key(connection: Connection, items: Sequence[Submission]) -> list
 
 
 def _insert(connection: Connection, items: Sequence[Submission]) -> None:
-    added = _add_message.run(connection, [_message_row(one) for one in items])
+    added = _add_messages(connection, items)
     fresh = added == len(items)
     if not fresh:
         _recognise(connection, items)
@@ -189,6 +139,27 @@ def _insert(connection: Connection, items: Sequence[Submission]) -> None:
     rows = [row for one in items for row in _recipient_rows(one)]
     (_add_recipient.add if fresh else _add_recipient.run)(connection, rows)
     announce(connection, ((row[3], row[6]) for row in rows))
+
+
+def _add_messages(connection: Connection, items: Sequence[Submission]) -> int:
+    """Add the rows of messages; returns how many were not there before."""
+    plain: list[Row] = []
+    asking: list[Row] = []
+    deadlines: list[Row] = []
+    for one in items:
+        envelope = one.envelope
+        if envelope.priority or envelope.deliver_by or envelope.require_tls:
+            by = envelope.deliver_by, envelope.by_mode
+            asking.append((*_message_row(one), envelope.priority, *by, envelope.require_tls))
+            if envelope.deliver_by:
+                deadlines.append((envelope.deliver_by, one.queue_id))
+        else:
+            plain.append(_message_row(one))
+    added = _add_message.run(connection, plain)
+    if asking:
+        added += _add_asking_message.run(connection, asking)
+        _add_deadline.run(connection, deadlines)
+    return added
 
 
 def _message_row(one: Submission) -> Row:
@@ -214,6 +185,10 @@ def _recipient_rows(one: Submission) -> list[Row]:
     envelope = one.envelope
     status, due = "queued", max(one.arrival, envelope.not_before)
     small = one.bulk_after or len(envelope.recipients)
+    if envelope.priority > 0:
+        due = first_due(one.arrival, envelope.not_before, envelope.priority)
+    elif envelope.priority < 0:
+        small = 0
     return [
         (
             one.queue_id,

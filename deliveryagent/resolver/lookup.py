@@ -83,6 +83,11 @@ class Resolver:
         known = self._found.find((hop.host, hop.mx, protocols))
         return known[1] if known is not None else 0.0
 
+    def known(self, hop: NextHop) -> MailHosts | Failure | None:
+        """The last answer of :meth:`next_hop` while it holds."""
+        found = self._found.find((hop.host, hop.mx, "all"))
+        return found[0] if found is not None else None
+
     def learn(
         self, hop: NextHop, hosts: MailHosts, ttl: float, *, protocols: Protocols = "all"
     ) -> None:

@@ -11,10 +11,10 @@ from flufl.bounce import all_failures
 
 from deliveryagent.agent.bounce import Composer, content_facts
 from deliveryagent.mail.envelope import Notify, first_queue_id, format_queue_id
+from deliveryagent.mail.submission import Submission
 from deliveryagent.policy.notices import Incident, NoticeSettings
 from deliveryagent.policy.retry import RetrySettings
 from deliveryagent.queue.reports import OwedRecipient, ReportFacts
-from deliveryagent.queue.submissions import Submission
 from deliveryagent.setting import ByteSize
 
 NOW = 1762778411.5

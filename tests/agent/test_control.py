@@ -132,6 +132,24 @@ def test_a_reset_opens_a_closed_site_at_once(tmp_path: Path) -> None:
     play(tmp_path, refused, story)
 
 
+def test_all_closed_sites_are_opened_for_a_flush(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        stage.manager.draining = True
+        for n in range(10):
+            await stage.enqueue(f"u{n}@dead.test")
+        stage.manager.draining = False
+        await stage.idle()
+        stage.worker.answers = delivered
+        assert await ask(stage, "dest_reset_all") == {"sites": 1}
+        assert (await ask(stage, "dest", name="dead.test"))["closed_until"] is None
+        await ask(stage, "retry", filter={"all": True})
+        await stage.idle()
+        assert stage.statuses() == {"delivered": 10}
+        assert await ask(stage, "dest_reset_all") == {"sites": 0}
+
+    play(tmp_path, refused, story)
+
+
 def test_a_retry_makes_deferred_mail_due(tmp_path: Path) -> None:
     async def story(stage: Stage) -> None:
         await stage.enqueue("kim@a.test")

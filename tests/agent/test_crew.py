@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deliveryagent.agent import crew as crew_module
+from deliveryagent import children
 from deliveryagent.agent import frames
 from deliveryagent.agent.crew import Crew, Worker
 from deliveryagent.agent.worker_settings import WorkerSettings
@@ -112,7 +112,7 @@ def test_draining_ends_all_of_them(tmp_path: Path) -> None:
 def test_a_worker_that_shows_no_sign_of_life_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(crew_module, "SILENCE", 2.5)
+    monkeypatch.setattr(children, "SILENCE", 2.5)
 
     async def story(crew: Crew, owner: Owner) -> None:
         await until(lambda: owner.ready)

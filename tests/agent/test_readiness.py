@@ -65,8 +65,8 @@ def test_the_watchdog_is_fed_twice_as_often_as_asked() -> None:
 
 def test_sockets_are_inherited_by_name() -> None:
     environ = {"LISTEN_PID": "7", "LISTEN_FDS": "3", "LISTEN_FDNAMES": "submit::control"}
-    assert inherited_sockets(environ, 7) == {"submit": 3, "unknown": 4, "control": 5}
-    assert inherited_sockets({"LISTEN_PID": "7", "LISTEN_FDS": "1"}, 7) == {"unknown": 3}
+    assert inherited_sockets(environ, 7) == [("submit", 3), ("unknown", 4), ("control", 5)]
+    assert inherited_sockets({"LISTEN_PID": "7", "LISTEN_FDS": "1"}, 7) == [("unknown", 3)]
 
 
 @pytest.mark.parametrize(
@@ -74,4 +74,4 @@ def test_sockets_are_inherited_by_name() -> None:
     [{}, {"LISTEN_PID": "8", "LISTEN_FDS": "1"}, {"LISTEN_PID": "7", "LISTEN_FDS": "many"}],
 )
 def test_sockets_for_another_process_are_not_ours(environ: dict[str, str]) -> None:
-    assert inherited_sockets(environ, 7) == {}
+    assert inherited_sockets(environ, 7) == []

@@ -34,7 +34,13 @@ def schedule(*, limit: int = 20) -> Schedule:
 
 
 def claimed(
-    message_id: int, number: int = 1, *, domain: str = "a.test", crashes: int = 0
+    message_id: int,
+    number: int = 1,
+    *,
+    domain: str = "a.test",
+    crashes: int = 0,
+    due: float = NOW,
+    priority: int = 0,
 ) -> Claimed:
     return Claimed(
         message_id=message_id,
@@ -43,7 +49,7 @@ def claimed(
         destination=domain,
         bulk=False,
         attempts=0,
-        due=NOW,
+        due=due,
         notify=0,
         orcpt="",
         warned=None,
@@ -57,6 +63,7 @@ def claimed(
         envid="",
         recipient_count=1,
         crashes=crashes,
+        priority=priority,
     )
 
 
@@ -225,3 +232,60 @@ def test_with_much_content_at_the_workers_they_get_no_more_than_may_run(
     for batch in batches[:7]:
         plan.complete(batch.serial, Pressure.NONE, "", NOW)
     assert len(list(plan.next_batches(NOW))) == 7
+
+
+def waiting(of: Lane) -> list[int]:
+    return [batch.queue_id for batch in of.pending]
+
+
+def test_in_a_line_a_higher_priority_goes_before_and_a_lower_one_behind_all_others() -> None:
+    plan = schedule()
+    to = lane(plan, "a.test")
+    for message_id, priority in enumerate([0, -1, 0, 3, -9, 9, 0, 3], start=1):
+        add(plan, to, claimed(message_id, priority=priority))
+    assert waiting(to) == [6, 4, 8, 1, 3, 7, 2, 5]
+    assert to.patient
+
+
+def test_a_low_priority_is_not_passed_by_what_came_much_later() -> None:
+    plan = schedule()
+    to = lane(plan, "a.test")
+    add(plan, to, claimed(1, priority=-2), claimed(2, due=NOW + 7000), claimed(3, due=NOW + 7300))
+    assert waiting(to) == [2, 1, 3]
+
+
+def test_without_priorities_the_order_is_that_of_arrival_whatever_was_due_when() -> None:
+    plan = schedule()
+    to = lane(plan, "a.test")
+    add(plan, to, claimed(1, due=NOW), claimed(2, due=NOW - 9e5), claimed(3, due=NOW - 5))
+    assert waiting(to) == [1, 2, 3]
+    assert not to.patient
+
+
+def test_what_memory_has_no_room_for_is_what_would_go_last() -> None:
+    plan = schedule()
+    to = lane(plan, "a.test")
+    add(plan, to, claimed(1), claimed(2, priority=-1), claimed(3, priority=1))
+    plan.trim(to.destination, 2)
+    assert waiting(to) == [3, 1]
+
+
+def test_what_came_back_untried_keeps_its_place_at_the_head() -> None:
+    plan = schedule(limit=1)
+    to = lane(plan, "a.test")
+    add(plan, to, claimed(1, priority=-5), claimed(2, priority=-9))
+    (batch,) = plan.next_batches(NOW)
+    plan.complete(batch.serial, Pressure.NONE, "", NOW)
+    add(plan, to, claimed(3))
+    plan.put_back(batch, {1})
+    assert waiting(to) == [1, 3, 2]
+
+
+@given(st.lists(st.integers(-9, 9), max_size=40))
+def test_whatever_comes_those_of_one_moment_stand_by_priority(coming: list[int]) -> None:
+    plan = schedule()
+    to = lane(plan, "a.test")
+    for message_id, priority in enumerate(coming, start=1):
+        add(plan, to, claimed(message_id, priority=priority))
+    order = [(-batch.recipients[0].priority, batch.queue_id) for batch in to.pending]
+    assert order == sorted(order)

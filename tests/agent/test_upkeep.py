@@ -7,9 +7,9 @@ import pytest
 
 from deliveryagent.agent.upkeep import Upkeep
 from deliveryagent.mail.delivery import DeliveryRequest, DeliveryResult
+from deliveryagent.mail.submission import StagedPart
 from deliveryagent.policy.retry import RetrySettings
 from deliveryagent.queue import submissions
-from deliveryagent.queue.submissions import StagedPart
 from deliveryagent.setting import Duration
 from tests.doubles.stage import Stage, play
 from tests.doubles.worker_double import delivered, refused

@@ -23,12 +23,12 @@ from deliveryagent.intake.requests import SessionLimits
 from deliveryagent.intake.session import OpenOrder, Order
 from deliveryagent.intake.submit import Taker, Terms
 from deliveryagent.mail.envelope import QueueId
+from deliveryagent.mail.submission import StagedPart, Submission
 from deliveryagent.protocol.arrival import LimitSettings
 from deliveryagent.protocol.local import END_OF_CONTENT, chunk, encode_line
 from deliveryagent.protocol.sending import SendRequest
 from deliveryagent.queue.engine import open_writer
 from deliveryagent.queue.ids import QueueIds
-from deliveryagent.queue.submissions import StagedPart, Submission
 from deliveryagent.queue.thread import Database, StoreUnavailable
 from deliveryagent.queue.upgrade import ensure
 

@@ -12,9 +12,9 @@ import pytest
 from deliveryagent.intake.admission import Peer, SubmitSettings
 from deliveryagent.intake.requests import SessionLimits
 from deliveryagent.intake.submit import Taker, Terms
+from deliveryagent.mail.submission import Accepted, Submission
 from deliveryagent.protocol.arrival import LimitSettings
 from deliveryagent.protocol.local import END_OF_CONTENT, ServiceError, chunk, encode_line
-from deliveryagent.queue.submissions import Accepted, Submission
 from deliveryagent.setting import ByteSize
 from tests.doors.office import (
     LETTER,
@@ -246,6 +246,10 @@ def test_a_large_content_sent_twice_is_kept_once(tmp_path: Path) -> None:
         ({"tags": {"a": "x" * 257}}, 2, "256"),
         ({"tags": {str(n): "" for n in range(33)}}, 2, "32 tags"),
         ({"not_before": 1e11}, 2, "year"),
+        ({"priority": 10}, 2, "no priority"),
+        ({"priority": -10}, 2, "no priority"),
+        ({"deliver_by": 5.0}, 2, "over"),
+        ({"deliver_by": 1e11}, 2, "year"),
         ({"colour": "red"}, 2, "colour"),
     ],
 )

@@ -10,10 +10,10 @@ from deliveryagent.intake.admission import Peer
 from deliveryagent.intake.envelope import Terms, parse_notify
 from deliveryagent.intake.submit import InternalError, Reception, answer_of, told
 from deliveryagent.mail.envelope import DsnReturn, Notify, QueueId
+from deliveryagent.mail.submission import KeyBusy, StagedPart, Submission
 from deliveryagent.protocol.arrival import LimitSettings
 from deliveryagent.protocol.local import ServiceError
 from deliveryagent.protocol.sending import SendRequest
-from deliveryagent.queue.submissions import KeyBusy, StagedPart, Submission
 from deliveryagent.queue.thread import StoreUnavailable
 
 NOW = 1762778407.0

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, select
 
+from deliveryagent.mail.submission import StagedPart
 from deliveryagent.queue import copy as copying
 from deliveryagent.queue import leases, moves, orders, submissions
 from deliveryagent.queue.copy import Report, abandon, copy
 from deliveryagent.queue.engine import StoreError, open_writer
 from deliveryagent.queue.filters import Filter
 from deliveryagent.queue.orders import Order, Pause
-from deliveryagent.queue.submissions import StagedPart
 from deliveryagent.queue.upgrade import ensure, migrate
 from queue_schema.tables import content, destination, message, recipient
 from tests.doubles.stores import NOW, PostgresServer, Store, letter, outcome
@@ -34,6 +34,9 @@ def source(sqlite_store: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
         letter("void@one.example", content=b""),
         letter("later@one.example", not_before=NOW + 3600, tags={"shop": 'the "best"'}),
         letter("wait@two.example", hold=True),
+        letter("soon@two.example", priority=9, deliver_by=NOW + 0.123456789, by_mode="RT"),
+        letter("some@two.example", priority=-9, deliver_by=NOW + 60, by_mode="N"),
+        letter("safe@two.example", require_tls=True),
     )
     found = store.claim()
     store.settle(
@@ -89,10 +92,10 @@ def test_everything_arrives_and_the_new_queue_takes_over(source: Store, target: 
         told=lambda name, done, total: seen.update({name: (done, total)}),
     )
     assert everything(target.engine) == before
-    assert report.rows["message"] == 44
+    assert report.rows["message"] == 47
     assert report.rows["attempt"] == 25
     assert report.statuses["bounced"] == 5
-    assert seen["recipient"] == (44, 44)
+    assert seen["recipient"] == (47, 47)
     assert not target.problems()
     assert len(ensure(target.engine)) == 16
     with pytest.raises(StoreError, match="was moved to"):

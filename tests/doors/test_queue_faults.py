@@ -8,12 +8,12 @@ import psycopg
 import pytest
 from sqlalchemy import text
 
+from deliveryagent.mail.submission import Accepted
 from deliveryagent.queue import claims, faults, outcomes, submissions
 from deliveryagent.queue import engine as engines
 from deliveryagent.queue.claims import Holding, Take, Taken
 from deliveryagent.queue.engine import open_writer
 from deliveryagent.queue.single import execute
-from deliveryagent.queue.submissions import Accepted
 from deliveryagent.queue.thread import Database, StoreUnavailable
 from tests.doubles.database_proxy import Cutter
 from tests.doubles.stores import AGENT, NOW, PostgresServer, Store, letter, outcome

@@ -13,9 +13,10 @@ from sqlalchemy.exc import DBAPIError
 from deliveryagent.intake.direct import DirectQueue
 from deliveryagent.intake.submit import Terms
 from deliveryagent.mail.envelope import arrival_of, format_queue_id
+from deliveryagent.mail.submission import CONTENT_PART
 from deliveryagent.protocol.arrival import LimitSettings
 from deliveryagent.protocol.local import ServiceError
-from deliveryagent.queue import inflow, submissions
+from deliveryagent.queue import inflow
 from deliveryagent.queue.ids import QueueIds
 from tests.doubles.sql_door import HOSTNAME, LETTER, enqueue, note_terms, refusal, usual_terms
 from tests.doubles.stores import Store
@@ -295,7 +296,7 @@ def test_a_large_message_takes_a_moment_and_not_minutes(queue: Store) -> None:
         "SELECT size, (SELECT count(*) FROM content WHERE message_id = id) FROM message"
     )[0]
     assert size > len(content)
-    assert parts == -(-size // submissions.CONTENT_PART)
+    assert parts == -(-size // CONTENT_PART)
     assert queue.problems(time.time()) == []
     assert list(statuses_of(queue, queue_id)) == ["queued"]
 

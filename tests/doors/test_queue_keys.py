@@ -8,15 +8,16 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import text
 
-from deliveryagent.queue import keys, submissions
-from deliveryagent.queue.submissions import (
+from deliveryagent.mail.submission import (
     Accepted,
+    Answer,
     Duplicate,
     KeyBusy,
     KeyConflict,
     StagedPart,
     Submission,
 )
+from deliveryagent.queue import keys, submissions
 from deliveryagent.queue.thread import Database
 from tests.doubles.sql_door import enqueue, note_terms, usual_terms
 from tests.doubles.stores import NOW, Store, letter
@@ -37,7 +38,7 @@ def test_an_open_transaction_of_an_application_stops_nobody_but_its_own_key(queu
     said: list[tuple[bool, str]] = []
     items = [letter("a@a.example"), keyed("theirs"), keyed("ours"), letter("b@b.example")]
 
-    async def all_at_once() -> list[submissions.Answer]:
+    async def all_at_once() -> list[Answer]:
         database = Database(queue.engine, on_state=lambda good, why: said.append((good, why)))
         try:
             answers = [database.submit(submissions.add, one) for one in items]
@@ -94,7 +95,7 @@ def test_a_short_transaction_of_another_agent_is_waited_for(
 ) -> None:
     monkeypatch.setattr(keys, "PATIENCE", 20_000)
     first, second = keyed("k"), keyed("k")
-    answers: list[submissions.Answer] = []
+    answers: list[Answer] = []
     thread = threading.Thread(
         target=lambda: answers.append(queue.do(submissions.add, second)), daemon=True
     )

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from deliveryagent.queue import overview, places, search, shape
+from deliveryagent.queue import overview, places, search, shape, waiting
 from deliveryagent.queue.filters import Filter
 from deliveryagent.queue.reader import Reader, open_queue
 from tests.doubles.stores import NOW, Store, letter, outcome
@@ -15,6 +15,7 @@ DUE, LIVE, HELD = "ix_recipient_due", "ix_recipient_live", "ix_recipient_held"
 # A question, the indexes its answer comes from, and whether it is the whole of one of them.
 QUESTIONS: dict[str, tuple[Callable[..., Any], tuple[Any, ...], set[str], bool]] = {
     "list": (search.find, (Filter(), 100), {LIVE}, False),
+    "mailq": (waiting.waiting, (100,), {LIVE}, False),
     "list deferred": (search.find, (Filter(status=("deferred",)), 100), {LIVE}, False),
     "list held": (search.find, (Filter(status=("held",)), 100), {HELD}, False),
     "list of a domain": (search.find, (Filter(domain="d1.example"), 100), {DUE, HELD}, False),

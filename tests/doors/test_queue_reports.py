@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
+from deliveryagent.mail.submission import Submission
 from deliveryagent.queue import overdue, reports
 from deliveryagent.queue.overdue import Warning_
 from deliveryagent.queue.reports import OwedRecipient, Report, ReportFacts, Written
-from deliveryagent.queue.submissions import Submission
 from tests.doubles.stores import NOW, Store, expiry, letter, outcome
 
 Compose = Callable[[ReportFacts], Submission | None]

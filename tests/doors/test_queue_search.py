@@ -6,13 +6,13 @@ from hypothesis import strategies as st
 from sqlalchemy import event
 
 from deliveryagent.mail.envelope import format_queue_id
+from deliveryagent.mail.submission import Submission
 from deliveryagent.queue import search
 from deliveryagent.queue import shape as shapes
 from deliveryagent.queue.filters import Filter, FilterError, conditions
 from deliveryagent.queue.reader import Reader
 from deliveryagent.queue.search import Counts
 from deliveryagent.queue.shape import ShapeRow
-from deliveryagent.queue.submissions import Submission
 from tests.doubles.stores import NOW, Store, letter, outcome
 
 

@@ -2,8 +2,14 @@
 
 import pytest
 
+from deliveryagent.mail.submission import (
+    Accepted,
+    Duplicate,
+    KeyConflict,
+    StagedPart,
+    Submission,
+)
 from deliveryagent.queue import submissions
-from deliveryagent.queue.submissions import Accepted, Duplicate, KeyConflict, StagedPart
 from tests.doubles.stores import NOW, Store, letter, statuses
 
 TABLES = ("message", "content", "recipient", "submission_key", "arriving")
@@ -40,6 +46,47 @@ def test_a_message_is_stored_with_everything_it_came_with(store: Store) -> None:
         ("a.example", NOW - 10),
         ("b.example", NOW - 10),
     ]
+    assert store.problems() == []
+
+
+def test_what_a_message_asks_of_its_way_is_stored_with_plain_ones_beside_it(store: Store) -> None:
+    asking = letter(
+        "ann@a.example", priority=2, deliver_by=NOW + 60, by_mode="NT", require_tls=True
+    )
+    low = letter("bob@a.example", "lee@b.example", priority=-1)
+    plain = letter("kim@a.example")
+    store.add(plain, asking, low)
+    stored = store.rows(
+        "SELECT id, priority, deliver_by, by_mode, require_tls FROM message ORDER BY id"
+    )
+    assert stored == [
+        (asking.queue_id, 2, NOW + 60, "NT", True),
+        (low.queue_id, -1, 0.0, "", False),
+        (plain.queue_id, 0, 0.0, "", False),
+    ]
+    assert store.rows("SELECT at, message_id FROM deadline") == [(NOW + 60, asking.queue_id)]
+    # A high one stands earlier in the line, a low one in the line of those who let others pass.
+    assert store.rows("SELECT due, bulk FROM recipient ORDER BY message_id, number") == [
+        (NOW - 10 - 2 * 3600, False),
+        (NOW - 10, True),
+        (NOW - 10, True),
+        (NOW - 10, False),
+    ]
+    assert store.value("SELECT ready FROM destination WHERE name = 'a.example'") == NOW - 7210
+    first, *_ = store.claim()
+    asks = (first.priority, first.deliver_by, first.by_mode, first.require_tls)
+    assert asks == (2, NOW + 60, "NT", True)
+    assert store.problems() == []
+
+
+def test_a_message_that_asks_for_much_is_the_same_message_when_it_comes_again(
+    store: Store,
+) -> None:
+    one = letter("ann@a.example", priority=2, deliver_by=NOW + 60, by_mode="R")
+    store.add(one)
+    store.add(one, letter("bob@a.example"))
+    assert sizes(store)["message"] == 2
+    assert store.value("SELECT count(*) FROM deadline") == 1
     assert store.problems() == []
 
 
@@ -140,8 +187,8 @@ def test_content_may_arrive_part_by_part(store: Store) -> None:
     assert store.problems() == []
 
 
-def letter_without_parts(one: submissions.Submission) -> submissions.Submission:
-    return submissions.Submission(
+def letter_without_parts(one: Submission) -> Submission:
+    return Submission(
         queue_id=one.queue_id,
         envelope=one.envelope,
         facts=one.facts,

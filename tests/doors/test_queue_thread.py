@@ -14,13 +14,13 @@ from typing import Any, TypeVar
 import pytest
 from sqlalchemy import Connection, Engine, event, text
 
+from deliveryagent.mail.submission import Accepted, Answer, Submission
 from deliveryagent.queue import claims, outcomes, submissions
 from deliveryagent.queue.claims import Take
 from deliveryagent.queue.engine import open_writer, store_file
 from deliveryagent.queue.operation import Operation, operation
 from deliveryagent.queue.outcomes import Settlement
 from deliveryagent.queue.single import execute
-from deliveryagent.queue.submissions import Accepted, Submission
 from deliveryagent.queue.thread import Database, StoreUnavailable
 from tests.doubles.stores import NOW, Store, letter, outcome
 
@@ -365,7 +365,7 @@ def _fill_and_free(place: Path) -> None:
             while True:
                 one = letter("x@a.example", content=bytes(50_000))
                 answer = await database.submit(submissions.add, one)
-                assert isinstance(answer, submissions.Accepted)
+                assert isinstance(answer, Accepted)
                 accepted.append(answer.queue_id)
 
         with pytest.raises(StoreUnavailable, match="disk is full"):
@@ -460,7 +460,7 @@ def test_a_commit_of_unknown_effect_is_repeated_without_doubling(postgres_store:
             connection.dbapi_connection.execute("SELECT 1")  # raises: the connection is closed
 
     dialect.do_commit = commit
-    must_add: Operation[Submission, submissions.Answer] = Operation(submissions.add.run, must=True)
+    must_add: Operation[Submission, Answer] = Operation(submissions.add.run, must=True)
 
     async def scene(database: Database) -> None:
         gate = threading.Event()

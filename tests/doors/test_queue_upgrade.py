@@ -44,7 +44,8 @@ def test_the_migrations_make_the_same_sqlite_text_as_the_tables(sqlite_store: St
 
     def normal(sql: str) -> str:
         body = re.sub(r"\s+", " ", sql)
-        clauses = sorted(part.strip(" ,)") for part in re.split(r",(?= CONSTRAINT)", body))
+        # A column that was added later stands behind the constraints.
+        clauses = sorted(part.strip(" ,)") for part in body.split(","))
         return " | ".join(clauses)
 
     assert texts(sqlite_store.engine) == texts(direct)
@@ -143,6 +144,20 @@ def test_a_queue_of_the_first_schema_is_migrated_with_its_mail(tmp_path: Path) -
         assert found == [("a.example", 0.0, None)]
         assert connection.execute(text("SELECT name, concurrency FROM site")).all() == [("mx", 3.0)]
     engine.dispose()
+
+
+def test_mail_that_waited_under_an_older_schema_asks_for_nothing(store: Store) -> None:
+    one = letter("ann@a.example")
+    store.add(one)
+    for column in ("priority", "deliver_by", "by_mode", "require_tls"):
+        store.force(f"ALTER TABLE message DROP COLUMN {column}")
+    store.force("DROP TABLE deadline")
+    store.force("UPDATE alembic_version SET version_num = '0005'")
+    assert [step.revision for step in upgrade.migrate(store.engine)] == REVISIONS[5:]
+    (found,) = store.claim()
+    assert (found.priority, found.deliver_by, found.by_mode, found.require_tls) == (0, 0, "", False)
+    store.settle(outcome(found))
+    assert store.problems() == []
 
 
 def test_an_older_schema_asks_for_the_migration(store: Store) -> None:

@@ -24,11 +24,11 @@ from deliveryagent.mail.envelope import (
     new_queue_id,
     parse_queue_id,
 )
+from deliveryagent.mail.submission import Submission
 from deliveryagent.queue import orders, outcomes, sites, submissions
 from deliveryagent.queue.engine import open_writer
 from deliveryagent.queue.outcomes import Settlement
 from deliveryagent.queue.sites import SiteState
-from deliveryagent.queue.submissions import Submission
 from deliveryagent.queue.upgrade import ensure
 
 CONTENT = b"From: <shop@example.org>\r\nSubject: Order 4711\r\n\r\nhello\r\n"

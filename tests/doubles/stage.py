@@ -20,6 +20,7 @@ from deliveryagent.agent.rules import Rules
 from deliveryagent.agent.schedule import Schedule
 from deliveryagent.log import EventLog, LogSettings
 from deliveryagent.mail.envelope import ContentFacts, Envelope, NewRecipient, new_queue_id
+from deliveryagent.mail.submission import CONTENT_PART, Submission
 from deliveryagent.policy.concurrency import ConcurrencySettings
 from deliveryagent.policy.notices import NoticeSettings
 from deliveryagent.policy.retry import RetrySettings
@@ -27,7 +28,6 @@ from deliveryagent.policy.routing import RelaySettings, Router, RouteSettings
 from deliveryagent.queue import leases, submissions
 from deliveryagent.queue.engine import open_writer
 from deliveryagent.queue.ids import QueueIds
-from deliveryagent.queue.submissions import CONTENT_PART, Submission
 from deliveryagent.queue.thread import Database
 from deliveryagent.queue.upgrade import ensure
 from tests.doubles.worker_double import (
@@ -98,12 +98,14 @@ class Stage:
     def clock(self) -> float:
         return self.now
 
-    async def enqueue(self, *recipients: str, sender: str = "s@sender.test") -> int:
+    async def enqueue(self, *recipients: str, sender: str = "s@sender.test", **asks: Any) -> int:
         content = b"Subject: x\r\n\r\nhello\r\n"
         submission = Submission(
             queue_id=self.ids(),
             envelope=Envelope(
-                sender=sender, recipients=tuple(NewRecipient(address=r) for r in recipients)
+                sender=sender,
+                recipients=tuple(NewRecipient(address=r) for r in recipients),
+                **asks,
             ),
             facts=ContentFacts(size=len(content)),
             parts=(content,),
@@ -115,7 +117,7 @@ class Stage:
         self.manager.nudge()
         return submission.queue_id
 
-    def letters(self, *addresses: str, not_before: float = 0.0) -> list[Submission]:
+    def letters(self, *addresses: str, not_before: float = 0.0, **asks: Any) -> list[Submission]:
         """A new message to each address."""
         content = b"Subject: x\r\n\r\nhello\r\n"
         return [
@@ -125,6 +127,7 @@ class Stage:
                     sender="s@sender.test",
                     recipients=(NewRecipient(address=address),),
                     not_before=not_before,
+                    **asks,
                 ),
                 facts=ContentFacts(size=len(content)),
                 parts=(content,),

@@ -24,6 +24,7 @@ from deliveryagent.mail.envelope import (
     QueueId,
     first_queue_id,
 )
+from deliveryagent.mail.submission import Accepted, Submission
 from deliveryagent.queue import claims, leases, outcomes, submissions
 from deliveryagent.queue.check import Problem, problems
 from deliveryagent.queue.claims import Claimed, Fetch, Fetched, Take, Taken
@@ -32,7 +33,6 @@ from deliveryagent.queue.operation import Operation
 from deliveryagent.queue.outcomes import Settlement
 from deliveryagent.queue.overdue import Expiry
 from deliveryagent.queue.reader import open_queue
-from deliveryagent.queue.submissions import Submission
 from deliveryagent.queue.upgrade import ensure, migrate
 
 X = TypeVar("X")
@@ -97,7 +97,7 @@ class Store:
 
     def add(self, *letters: Submission) -> None:
         answers = self.run(submissions.add, *letters)
-        assert answers == [submissions.Accepted(letter.queue_id) for letter in letters]
+        assert answers == [Accepted(letter.queue_id) for letter in letters]
 
     def register(self, agent: int = AGENT, length: float = 600) -> None:
         one = leases.Registration(agent=agent, host="host", pid=1, started=NOW, length=length)

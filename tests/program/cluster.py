@@ -21,10 +21,10 @@ from deliveryagent.lab.nameserver import NameServer
 from deliveryagent.lab.receiver import Receiver
 from deliveryagent.lab.session import HostSettings
 from deliveryagent.mail.envelope import ContentFacts, Envelope, NewRecipient, new_queue_id
+from deliveryagent.mail.submission import Submission
 from deliveryagent.queue import submissions
 from deliveryagent.queue.engine import open_writer
 from deliveryagent.queue.single import execute
-from deliveryagent.queue.submissions import Submission
 from tests.program.whole_agent import Background, WholeAgent, eventually, letter, workers_of
 
 LIMIT = 8  # sessions to the one site, all agents together

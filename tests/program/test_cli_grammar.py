@@ -60,6 +60,7 @@ def test_click_reads_the_same(words: list[str], before: list[str]) -> None:
         "--set run_dir=/x --set a=b send -t --file=letter --json --config b.toml",
         "send -f <> --at 2026-01-31T08:00:00Z --hold --dsn never --ret full --envid e",
         "send --tag a=b --tag c=d --key k --patience 5s -- -odd@example.net send",
+        "send --priority=-9 kim@example.net",
     ],
 )
 def test_plain_lines_are_read(line: str) -> None:

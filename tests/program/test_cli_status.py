@@ -139,6 +139,30 @@ def test_no_worker_is_critical_and_draining_a_warning(queue: FilledQueue, dagent
         assert dagent("status", "--check") == 1
 
 
+def listener(**facts: Any) -> dict[str, Any]:
+    usual = {"address": "*:587", "kind": "submission", "ready": True, "pid": 7, "sessions": 2}
+    return {**usual, "taken": 31, "restarts": 0, "leaving": 0, **facts}
+
+
+def test_every_listener_has_a_line(queue: FilledQueue, dagent: Dagent) -> None:
+    broken = listener(address="unix:/run/x\x1b", kind="lmtp", ready=False, restarts=3, taken=1)
+    with Answering(queue.socket, status={**STATUS, "listeners": [listener(), broken]}):
+        dagent("status")
+    one, other = dagent.out.splitlines()[3:5]
+    assert one == "doors   submission *:587, 2 sessions, 31 messages taken"
+    assert other == (
+        r"        lmtp unix:/run/x\x1b, 2 sessions, 1 message taken, 3 restarts, does not run"
+    )
+
+
+def test_a_listener_that_is_down_is_critical(queue: FilledQueue, dagent: Dagent) -> None:
+    with Answering(queue.socket, status={**STATUS, "listeners": [listener(ready=False)]}):
+        assert dagent("status", "--check") == 2
+        assert "the listener *:587 does not run" in dagent.out
+    with Answering(queue.socket, status={**STATUS, "listeners": [listener()]}):
+        assert dagent("status", "--check") == 0
+
+
 def test_no_queue_is_unknown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "c.toml"
     config.write_text(f'[queue]\nurl = "sqlite:///{tmp_path}/none.sqlite3"\n')

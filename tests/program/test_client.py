@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -93,6 +94,17 @@ def test_wishes_are_passed_on(directory: Path) -> None:
         with pytest.raises(EnqueueError, match="year"):
             client.enqueue("", TO, LETTER, at=future)
         client.enqueue("", TO, LETTER, at=datetime(2020, 1, 1, tzinfo=UTC))
+        soon = datetime.fromtimestamp(int(time.time()) + 3600, UTC)
+        client.enqueue("", TO, LETTER, priority=-3, deliver_by=soon)
+        client.enqueue("", TO, LETTER, deliver_by=soon, by_mode="return")
+        for wrong in ({"priority": 10}, {"deliver_by": 5.0}, {"deliver_by": soon, "at": soon}):
+            with pytest.raises(EnqueueError):
+                client.enqueue("", TO, LETTER, **wrong)
+        with pytest.raises(EnqueueError, match="sometimes"):
+            client.enqueue("", TO, LETTER, deliver_by=soon, by_mode="sometimes")
+        assert rows(
+            office.queue, "SELECT priority, deliver_by, by_mode FROM message WHERE deliver_by > 0"
+        ) == [(-3, soon.timestamp(), "N"), (0, soon.timestamp(), "R")]
         found = rows(
             office.queue,
             "SELECT address, status, notify FROM recipient ORDER BY message_id, number",
@@ -191,6 +203,18 @@ def test_a_key_makes_repeating_safe(directory: Path) -> None:
             with pytest.raises(EnqueueError, match="order-1") as caught:
                 client.enqueue("", TO, LETTER + b"more", key="order-1")
         assert caught.value.code == 65
+        assert stored(office.queue) == 1
+
+
+def test_with_a_key_a_message_may_be_built_again(directory: Path) -> None:
+    """Also one of several parts, whose boundaries would otherwise be others each time."""
+    with serving(directory) as office, at(directory) as client:
+        for _ in range(2):
+            message = EmailMessage()
+            message.set_content("hello")
+            message.add_alternative("<p>hello", subtype="html")
+            message.add_attachment(b"a,b", maintype="text", subtype="csv", filename="order.csv")
+            client.enqueue("", TO, message, key="order-1")
         assert stored(office.queue) == 1
 
 
@@ -491,3 +515,23 @@ def test_with_a_service_nothing_heavy_is_imported(directory: Path) -> None:
             [sys.executable, "-c", program], capture_output=True, text=True, check=False
         )
     assert done.stdout == "[]\n", done.stderr
+
+
+def test_a_forked_process_has_a_connection_of_its_own(directory: Path) -> None:
+    """As in pre-forking servers and task queues: both would read from one socket otherwise."""
+    program = (
+        "import os; from deliveryagent import Client\n"
+        f"client = Client({str(directory / 'agent.toml')!r})\n"
+        f"client.enqueue('', {TO!r}, {LETTER!r})\n"
+        "child = os.fork()\n"
+        f"ids = {{client.enqueue('', {TO!r}, {LETTER!r}) for _ in range(20)}}\n"
+        "assert len(ids) == 20\n"
+        "if not child: os._exit(0)\n"
+        "print(os.waitpid(child, 0)[1])\n"
+    )
+    with serving(directory) as office:
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=False
+        )
+        assert done.stdout == "0\n", done.stderr
+        assert stored(office.queue) == 41

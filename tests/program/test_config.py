@@ -17,6 +17,7 @@ from deliveryagent.config.explain import (
     similar,
     value_of,
 )
+from deliveryagent.config.ownname import mail_name
 from deliveryagent.config.read import Loaded, load_with_origins
 from deliveryagent.config.sections import SECTIONS
 
@@ -348,3 +349,28 @@ def test_reading_the_configuration_costs_no_heavy_import(code: str) -> None:
         env=environ, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def test_addresses_without_a_domain_get_the_origin(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deliveryagent.config.read.mail_name", lambda: "mail.example.com")
+    named = 'hostname = "web.example.org"\n'
+    assert setting.load(f'{named}origin = "example.org"').origin == "example.org"
+    assert setting.load(named).origin == "web.example.org"
+    assert setting.load("").origin == "mail.example.com"
+    monkeypatch.setattr("deliveryagent.config.read.mail_name", lambda: "")
+    assert setting.load("").origin == "host.example.org"
+
+
+def test_the_name_of_the_hosts_mail_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "mailname"
+    assert mail_name(str(file)) == ""
+    for text, name in (
+        ("example.org\n", "example.org"),
+        ("", ""),
+        ("no domain\n", ""),
+        ("\xff", ""),
+    ):
+        file.write_text(text, encoding="latin-1")
+        assert mail_name(str(file)) == name

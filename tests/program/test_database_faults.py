@@ -18,6 +18,7 @@ from deliveryagent import Client
 from deliveryagent.lab.arrivals import Ledger
 from deliveryagent.lab.receiver import Receiver
 from deliveryagent.lab.session import HostSettings
+from deliveryagent.mail.submission import Accepted
 from deliveryagent.queue import submissions
 from deliveryagent.queue.engine import open_writer
 from deliveryagent.queue.single import execute
@@ -149,7 +150,7 @@ def put_beside(url: str, name: str) -> str:
     engine = open_writer(url)
     content = letter(f"{name}@fault.test")
     message = submission(f"{name}@beside.test", content=content, arrival=time.time())
-    assert execute(engine, submissions.add, [message]) == [submissions.Accepted(message.queue_id)]
+    assert execute(engine, submissions.add, [message]) == [Accepted(message.queue_id)]
     engine.dispose()
     return f"<{name}@fault.test>"
 

@@ -303,3 +303,50 @@ def test_the_demonstration_comes_out_as_told() -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "\x1b" not in done.stdout
+
+
+def asked(world: World, recipient: str, **wishes: object) -> str:
+    """A message that asks something of its way."""
+    with Client(config=world.agent.config) as client:
+        return client.enqueue(SENDER, recipient, b"Subject: x\n\nhello\n", **wishes)  # type: ignore[arg-type]
+
+
+def test_the_next_hop_hears_how_urgent_a_message_is(world: World) -> None:
+    queue_id = asked(
+        world, "ok+soon@urgent.test", priority=7, deliver_by=time.time() + 60, by_mode="return"
+    )
+    assert world.settled(queue_id)["ok+soon@urgent.test"]["status"] == "delivered"
+    [arrival] = world.arrivals("ok+soon@urgent.test")
+    words = arrival.parameters.split()
+    assert "MT-PRIORITY=7" in words
+    [by] = [word for word in words if word.startswith("BY=")]
+    seconds, mode = by[3:].split(";")
+    assert 30 <= int(seconds) <= 60
+    assert mode == "R"
+    shown = json.loads(world.agent.run("--json", "queue", "show", queue_id).stdout)
+    assert (shown["priority"], shown["by_mode"]) == (7, "R")
+    assert shown["deliver_by"].endswith("Z")
+    assert "wants" in world.agent.run("queue", "show", queue_id).stdout
+    assert "wants" in world.agent.run("why", queue_id).stdout
+
+
+def test_a_host_without_deadlines_gets_no_mail_that_is_to_be_returned(world: World) -> None:
+    recipient = "ok+strict@good.test"
+    queue_id = asked(world, recipient, deliver_by=time.time() + 600, by_mode="return")
+    found = world.settled(queue_id)[recipient]
+    assert found["status"] == "bounced"
+    assert found["last_reply"]["enhanced"] == "5.3.3"  # type: ignore[index]
+    assert world.arrivals(recipient) == []
+
+
+def test_a_message_whose_time_is_over_comes_back_untried(world: World) -> None:
+    recipient = "ok+late@urgent.test"
+    assert world.agent.run("dest", "pause", "urgent.test").returncode == 0
+    over = time.time() + 1
+    queue_id = asked(world, recipient, deliver_by=over, by_mode="return")
+    eventually(lambda: time.time() > over)
+    assert world.agent.run("dest", "resume", "urgent.test").returncode == 0
+    found = world.settled(queue_id)[recipient]
+    assert (found["status"], found["attempts"]) == ("expired", 0)
+    eventually(lambda: any(b"Status: 5.4.7" in content for content in world.reports.values()))
+    assert world.arrivals(recipient) == []

@@ -127,10 +127,11 @@ def test_every_option_arrives(directory: Path) -> None:
         done = send(
             directory, "-t", "--file", str(letter), "--hold", "--dsn", "success,failure", "--ret", "hdrs",
             "--envid", "e 1", "--tag", "app=shop", "--tag", "n=1=2", "--key", "order-1", "-f", "<>",
+            "--priority", "-4",
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-        assert rows(office.queue, "SELECT sender, ret, envid, tags FROM message") == [
-            ("", "HDRS", "e 1", '{"app":"shop","n":"1=2"}')
+        assert rows(office.queue, "SELECT sender, ret, envid, tags, priority FROM message") == [
+            ("", "HDRS", "e 1", '{"app":"shop","n":"1=2"}', -4)
         ]
         assert rows(
             office.queue, "SELECT address, status, notify FROM recipient ORDER BY number"

@@ -2,8 +2,11 @@
 
 import hashlib
 from email import message_from_bytes
+from email.header import decode_header, make_header
 from email.message import Message
+from email.utils import getaddresses
 
+import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -358,3 +361,17 @@ def test_memory_stays_at_one_part_and_the_header_section() -> None:
         arrival.feed(b"x" * 1000 + b"\n")
         held = sum(len(value) for value in vars(arrival).values() if isinstance(value, bytearray))
         assert held < PART
+
+
+@given(
+    st.text(st.characters(exclude_categories=["C", "Z"]) | st.just(" "), min_size=1, max_size=256)
+)
+def test_a_full_name_is_read_back_as_it_was_given(name: str) -> None:
+    name = " ".join(name.split())
+    if not name:
+        return
+    message = wire(b"\n", stamp=msgspec.structs.replace(STAMP, full_name=name))
+    ((shown, address),) = getaddresses([message_from_bytes(message)["From"]])
+    assert address == STAMP.sender
+    # Encoded words that stand side by side are one text (RFC 2047 6.2): not every reader knows.
+    assert str(make_header(decode_header(shown))) == name

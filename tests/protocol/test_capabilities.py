@@ -61,3 +61,13 @@ def test_any_answer_is_understood_somehow(text: str, lmtp: bool) -> None:
     found = parse(SmtpReply(250, "", text), lmtp=lmtp)
     assert found.lmtp is lmtp
     assert found.size_limit >= 0
+
+
+def test_what_a_peer_does_for_urgent_and_for_protected_mail() -> None:
+    found = offer("MT-PRIORITY MIXER", "deliverby 240", "RequireTLS")
+    assert (found.mt_priority, found.deliverby, found.requiretls) == (True,) * 3
+    assert found.least_time == 240
+    assert not found.protected, "that is not for the peer to say"
+    for parameters in ("", " x", " -5", " 9999999999"):
+        found = offer("DELIVERBY" + parameters)
+        assert (found.deliverby, found.least_time) == (True, 0)
