@@ -105,8 +105,8 @@ class Doors:
 
     async def open(self) -> None:
         """Begin to take mail; raises ``OSError`` or ``ListenerError`` when a door cannot be opened."""
-        await self._local.start()
         await self._listeners.start(self._household.config.listener)
+        await self._local.start()  # last: who reaches it may take all of the service to be there
 
     async def reload(self) -> None:
         """Follow the new configuration."""

@@ -210,7 +210,9 @@ def _look(connection: socket.socket, found: "asyncio.Future[tuple[Client | None,
         found.set_exception(ValueError("the connection ended before a PROXY header"))
     elif size:
         found.set_result((client, size))
-    else:  # what was looked at is still there: wake up for more only
+    elif connection.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) > len(data):
+        found.set_exception(ValueError("the connection ended within a PROXY header"))
+    else:  # what was looked at is still there: wake up for more only, or for the end
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, len(data) + 1)
 
 

@@ -54,9 +54,9 @@ class Keeper:
         """Have the message of ``session`` judged and stored."""
         transaction = session.transaction
         assert transaction is not None
-        message = Message(session, transaction, spool.whole())
         asked = self._hooks.asked
         try:
+            message = Message(session, transaction, spool.whole())
             if (
                 "headers" in asked
                 or "message" in asked

@@ -115,9 +115,9 @@ class SmtpWire(asyncio.Protocol, ABC):
     async def handshake(self) -> TlsFacts:
         """Turn TLS on. A client with which that fails is gone, and nobody waits for an answer."""
         door, transport = self._door, self._transport
-        assert door.tls is not None
-        assert transport is not None
         try:
+            assert door.tls is not None
+            assert transport is not None
             secured = await self._loop.start_tls(
                 transport,
                 self,
@@ -125,11 +125,11 @@ class SmtpWire(asyncio.Protocol, ABC):
                 server_side=True,
                 ssl_handshake_timeout=door.limits.handshake_timeout,
             )
-        except (OSError, EOFError) as error:
+            assert secured is not None
+        except Exception as error:  # noqa: BLE001 - whatever it was, nothing more may be said in clear
             door.tell("tls_failed", {"client": self.shown, "reason": str(error)[:200]})
             self.abort()
             raise asyncio.CancelledError from None
-        assert secured is not None
         self._transport, self._held = secured, False
         return facts_of(secured.get_extra_info("ssl_object"))
 

@@ -60,6 +60,7 @@ class Conversation:
         self.idle_commands = 0  # that brought no message nearer, since the last one
         self.login_failures = 0
         self.accepted: list[Recipient] = []  # those that were answered with yes
+        self.surplus = 0  # recipients beyond the limit
         self.chunks: DataStream | None = None  # a content that comes with BDAT
         self.rules = ContentRules(
             size_limit=terms.size_limit, line_limit=terms.line_limit, normalise=terms.normalise
@@ -109,6 +110,7 @@ class Conversation:
         """A message begins."""
         self.session.transaction = transaction
         self.accepted = []
+        self.surplus = 0
         for decision in self._standing:
             self.apply(decision)
 

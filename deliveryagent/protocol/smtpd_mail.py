@@ -29,6 +29,11 @@ from deliveryagent.protocol.smtpd_steps import (
     Steps,
 )
 
+_OVERSHOOT = 1000
+"""Recipients beyond the limit that are no error: who has more sends the rest in another message, RFC 5321
+4.5.3.1.10 (Postfix ``smtpd_recipient_overshoot_limit``)."""
+
+_TOO_MANY = reply(452, "4.5.3", "Too many recipients")
 _NO_CONTENT = Outcome(Kept("Ok"))
 
 
@@ -80,7 +85,11 @@ def rcpt(talk: Conversation, argument: str) -> Steps:
     if transaction is None or talk.chunks is not None:
         raise CommandError(503, "5.5.1", "Need MAIL before RCPT")
     if 0 < talk.terms.recipient_limit <= len(talk.accepted):
-        raise CommandError(452, "4.5.3", "Too many recipients")
+        talk.surplus += 1
+        if talk.surplus > _OVERSHOOT:
+            raise CommandError(452, "4.5.3", "Too many recipients")
+        talk.out += _TOO_MANY
+        return
     recipient = esmtp.read_rcpt(argument, talk.offers, utf8=transaction.smtputf8)
     decision = yield from talk.consult("rcpt", recipient)
     if isinstance(decision, Reject | Tempfail):

@@ -331,3 +331,13 @@ def test_no_task_is_needed_where_nobody_has_to_be_waited_for() -> None:
     assert "asyncio" in sys.modules
     hooks, _ = asking(Says(None), Says(Accept()))
     assert answered(hooks.ask("connect", session())) == Accept()  # there is no event loop here
+
+
+def test_an_address_in_an_answer_is_read_like_any_other() -> None:
+    hooks, told = asking(Says(Accept(address="<@relay.example:Joe@Example.ORG>")))
+    assert answered(hooks.ask("connect", session())) == Accept(address="Joe@Example.ORG")
+    hooks, told = asking(Says(Accept(address="joe@example.org>\r\nRCPT TO:<x@y.example")))
+    assert isinstance(answered(hooks.ask("connect", session())), Tempfail)
+    assert len(told) == 1
+    hooks, _ = asking(Says(Accept(address="")))
+    assert answered(hooks.ask("connect", session())) == Accept(address="")

@@ -275,7 +275,9 @@ def test_a_reload_drops_no_session_and_refuses_no_client(sqlite_store: Store) ->
         async with calling(settings.address) as caller:
             assert (await caller.ask("who")).endswith("old")
             await house.listeners.replace([replace(settings, banner="new")])
-            assert (await ask(settings.address, "who")).endswith("new")
+            async with asyncio.timeout(10):  # until the old one has heard that it is to finish
+                while not (await ask(settings.address, "who")).endswith("new"):
+                    pass
             assert (await caller.ask("who")).endswith("old")
             assert (await caller.ask("send 1")).startswith("taken:")
             assert house.listeners.describe()[0]["leaving"] == 1

@@ -203,7 +203,8 @@ def test_no_more_sessions_of_an_address_unless_it_is_trusted() -> None:
 @both_loops
 def test_a_client_that_does_not_read_is_not_heard_either(run: Run[None]) -> None:
     async def main() -> None:
-        async with open_door(limits=Limits(timeout=0.4)) as listening:
+        terms = msgspec.structs.replace(TERMS, command_limit=0)
+        async with open_door(terms, Limits(timeout=0.4)) as listening:
             client = await greeted(listening)
             client.reader._limit = 1  # type: ignore[attr-defined] # it reads no more from now on
             transport = client.writer.transport
@@ -217,7 +218,8 @@ def test_a_client_that_does_not_read_is_not_heard_either(run: Run[None]) -> None
     run(main())
 
 
-def test_half_a_connection_gets_its_replies() -> None:
+@both_loops
+def test_half_a_connection_gets_its_replies(run: Run[None]) -> None:
     async def main() -> None:
         async with open_door() as listening:
             client = await listening.client()
@@ -226,7 +228,7 @@ def test_half_a_connection_gets_its_replies() -> None:
             assert b"\r\n250 2.0.0 Ok: queued" in await client.rest()
             assert len(listening.kept) == 1
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_half_a_message_is_none() -> None:
@@ -349,8 +351,8 @@ def test_a_hook_may_take_its_time_and_break() -> None:
         return Accept(delay=0.01) if stage == "mail" else None
 
     async def main() -> None:
-        more = {"ask": ask, "asked": frozenset({"connect", "helo", "mail", "rcpt", "data"})}
-        async with Listening(**more) as listening:
+        stages = frozenset({"connect", "helo", "mail", "rcpt", "data"})
+        async with Listening(ask=ask, asked=stages) as listening:
             client = await greeted(listening)
             assert await client.codes("EHLO broken.dev", "NOOP") == ["451 4.3.0", "250 2.0.0"]
             await hand_over(client)
@@ -456,6 +458,23 @@ def test_a_handshake_that_is_none_ends_the_session(
     run(main())
 
 
+def test_whatever_goes_wrong_in_a_handshake_nothing_is_said_in_clear(
+    tmp_path: Path, ca: trustme.CA, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("broken")
+
+    async def main() -> None:
+        async with open_door(WITH_TLS, tls=tls_of(tmp_path, ca, "mx.host.dev")) as listening:
+            client = await greeted(listening)
+            monkeypatch.setattr(asyncio.get_running_loop(), "start_tls", broken)
+            assert await client.codes("STARTTLS") == ["220 2.0.0"]
+            assert await client.rest() == b""
+            assert [kind for kind, _ in listening.events] == ["tls_failed"]
+
+    asyncio.run(main())
+
+
 @both_loops
 def test_tls_from_the_first_octet_on(run: Run[None], tmp_path: Path, ca: trustme.CA) -> None:
     async def main() -> None:
@@ -536,13 +555,15 @@ def test_a_header_may_come_in_pieces_and_with_commands_behind_it(run: Run[None])
 
 
 @both_loops
-@pytest.mark.parametrize("said", [b"EHLO a.b.dev\r\n", b"PROXY FOO\r\n", b"", b"\x16\x03\x01\0"])
+@pytest.mark.parametrize(
+    "said", [b"EHLO a.b.dev\r\n", b"PROXY FOO\r\n", b"", b"PROXY TC", b"\x16\x03\x01\0"]
+)
 def test_without_a_header_there_is_no_greeting(run: Run[None], said: bytes) -> None:
     async def main() -> None:
         async with open_door(proxies=PROXIES) as listening:
             client = await listening.client()
             client.write(said)
-            if not said:
+            if said in b"PROXY TC":
                 client.writer.write_eof()
             assert await client.rest() == b""
             assert [kind for kind, _ in listening.events] == ["connection_refused"]

@@ -2,7 +2,7 @@
 
 from deliveryagent.intake.hook import Answer, Hook
 from deliveryagent.intake.message import Message
-from deliveryagent.mail.verdict import Discard, Reject, Tempfail
+from deliveryagent.mail.verdict import Decision, Discard, Reject, Tempfail
 from deliveryagent.protocol.session import Recipient, Session
 
 UNKNOWN = Reject(code=550, enhanced="5.1.1", text="Nobody of that name")
@@ -17,12 +17,13 @@ class Refusing(Hook):
     def __init__(self) -> None:
         self._warned: set[str] = set()
 
-    def rcpt(self, session: Session, recipient: Recipient) -> Answer:  # noqa: ARG002 - of all hooks
+    def rcpt(self, session: Session, recipient: Recipient) -> Answer:
         """Refuse some."""
         name = recipient.address.partition("@")[0]
-        return {"nobody": UNKNOWN, "busy": BUSY, "void": Discard()}.get(name)
+        answers: dict[str, Decision] = {"nobody": UNKNOWN, "busy": BUSY, "void": Discard()}
+        return answers.get(name)
 
-    def message(self, session: Session, message: Message) -> Answer:  # noqa: ARG002 - of all hooks
+    def message(self, session: Session, message: Message) -> Answer:
         """Refuse others."""
         for address in message.recipients:
             if address.startswith("never@"):

@@ -1,4 +1,4 @@
-"""A door on a real socket, the messages of which go into a list; and clients that speak to it octet by octet."""
+"""A door on a real socket, the messages of which go into a list; and clients that speak to it by octets."""
 
 import asyncio
 import socket
@@ -15,7 +15,6 @@ import trustme
 from deliveryagent.intake.arrivals import Arrivals
 from deliveryagent.intake.door import Done, Door, Limits
 from deliveryagent.intake.listener_settings import ServerTlsSettings
-from deliveryagent.intake.networks import Networks
 from deliveryagent.intake.server_tls import server_context
 from deliveryagent.intake.smtp_session import SmtpSession
 from deliveryagent.intake.spool import Spool
@@ -119,7 +118,7 @@ class Listening:
     async def until(self, condition: Any) -> None:
         """Wait until this is so."""
         async with asyncio.timeout(PATIENCE):
-            while not condition():
+            while not condition():  # noqa: ASYNC110 - of whatever kind it is
                 await asyncio.sleep(0.005)
 
 
@@ -159,7 +158,7 @@ class Client:
             try:
                 return await self.reader.read(-1)
             except (ConnectionError, ssl.SSLError):
-                return b""
+                return bytes(self.reader._buffer)  # type: ignore[attr-defined] # what came before
 
     def abort(self) -> None:
         """Go away without a word."""

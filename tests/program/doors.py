@@ -2,16 +2,16 @@
 
 import contextlib
 import ssl
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-import psutil
 import trustme
 
 from tests.doubles.courier import free_port
-from tests.program.whole_agent import WholeAgent
+from tests.program.whole_agent import WholeAgent, workers_of
 
 PASSWORD = "open sesame"
 
@@ -105,12 +105,11 @@ def add_user(agent: WholeAgent, name: str, *options: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def listeners_of(pid: int) -> list[psutil.Process]:
-    """The listener processes below a service."""
+def listeners_of(service: subprocess.Popen[bytes]) -> list[int]:
+    """The process ids of the listeners below a service."""
     found = []
-    with contextlib.suppress(psutil.NoSuchProcess):
-        for child in psutil.Process(pid).children():
-            with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-                if "deliveryagent.intake.listener" in child.cmdline():
-                    found.append(child)
+    for pid in workers_of(service):
+        with contextlib.suppress(OSError):  # it may have ended
+            if b"deliveryagent.intake.listener" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
     return found

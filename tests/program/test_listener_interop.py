@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import smtplib
+import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
@@ -64,6 +65,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         doors.add("clear", "submission", users, every, checks, "auth_without_tls = true")
         doors.add("stranger", "smtp", users, tls, checks, "refuse_bare_helo = false")
         doors.add_trusted("relay", tls)
+        proxies = 'proxy_networks = ["127.0.0.0/8"]', 'trusted_networks = ["192.0.2.0/24"]'
+        doors.add("proxied", "smtp", *proxies, checks)
+        doors.add("proxied-tls", "smtp", *proxies, checks, tls, "tls_only = true")
+        doors.add_trusted("few", "recipient_limit = 5")
+        doors.add_trusted("xclient", 'xclient_networks = ["127.0.0.0/8"]')
         with doors.agent() as agent:
             add_user(agent, "kim", "--cram-md5", "--sender", SENDER)
             with agent.serving():
@@ -119,7 +125,7 @@ def test_smtplib_logs_in_by_each_mechanism(place: Place, name: str, mechanism: s
     to = f"{mechanism}-{name}@example.net"
     with smtp(place, name) as client:
         client.ehlo()
-        client.user, client.password = "kim", PASSWORD  # type: ignore[assignment] # as login() does
+        client.user, client.password = "kim", PASSWORD
         code, _ = client.auth(
             mechanism.upper().replace("_", "-"), getattr(client, f"auth_{mechanism}")
         )
@@ -136,7 +142,7 @@ def test_smtplib_logs_in_by_each_mechanism(place: Place, name: str, mechanism: s
 def test_a_wrong_password_is_535_and_no_relay_before_login(place: Place) -> None:
     with smtp(place, "submission") as client:
         client.ehlo()
-        client.user, client.password = "kim", "wrong"  # type: ignore[assignment] # as login() does
+        client.user, client.password = "kim", "wrong"
         with pytest.raises(smtplib.SMTPAuthenticationError) as caught:
             client.auth("PLAIN", client.auth_plain)
         assert caught.value.smtp_code == 535
@@ -205,6 +211,16 @@ def test_a_faulty_letter_is_refused_with_its_own_code(place: Place) -> None:
         assert client.docmd("TURN")[0] == 500
         assert client.vrfy("kim@example.org")[0] == 252
         assert client.docmd("BDAT", "7 x")[0] == 501
+
+
+def test_more_recipients_than_are_taken_at_a_time_are_no_error(place: Place) -> None:
+    to = [f"few{number}@example.net" for number in range(40)]
+    with smtp(place, "few") as client:
+        refused = client.sendmail(SENDER, to, LETTER)
+        assert {code for code, _ in refused.values()} == {452}
+        assert list(refused) == to[5:]
+        assert len(client.sendmail(SENDER, to[5:], LETTER)) == 30
+    assert len(place.arrived("few4@example.net").rcpt) == 5
 
 
 # -- aiosmtplib ---
@@ -278,6 +294,34 @@ def test_what_only_proxies_may_say_is_not_believed_from_anyone(place: Place, opt
     done = run("swaks", *words, *proxy, "--to", "proxied@example.net")
     assert done.returncode != 0
     assert not place.sink.to("proxied@example.net")
+
+
+@pytest.mark.parametrize("name", ["proxied", "proxied-tls"])
+@pytest.mark.parametrize(("client", "code"), [("192.0.2.7", 250), ("198.51.100.7", 550)])
+def test_what_a_proxy_says_counts(place: Place, name: str, client: str, code: int) -> None:
+    to = f"{name}-{code}@example.net"
+    with socket.create_connection(("127.0.0.1", place.port(name)), PATIENCE) as plain:
+        plain.sendall(f"PROXY TCP4 {client} 192.0.2.8 1234 25\r\n".encode())
+        line = _named().wrap_socket(plain) if name == "proxied-tls" else plain
+        with line, line.makefile("rb") as replies:
+            line.sendall(b"HELO mx.far-away.net\r\n")
+            line.sendall(f"MAIL FROM:<{SENDER}>\r\nRCPT TO:<{to}>\r\n".encode())
+            if code == 250:
+                line.sendall(b"DATA\r\nSubject: hello\r\n\r\nhello\r\n.\r\n")
+            line.sendall(b"QUIT\r\n")
+            codes = [int(reply[:3]) for reply in replies.read().splitlines()]
+    assert codes[:4] == [220, 250, 250, code]
+    if code == 250:
+        assert f"[{client}]" in place.arrived(to).header("Received")
+
+
+@needs("swaks")
+def test_swaks_speaks_for_others_where_it_may(place: Place) -> None:
+    words = ["--server", "127.0.0.1", "--port", str(place.port("xclient")), "--from", SENDER]
+    words += ["--to", "x@example.net", "--helo", "mx.far-away.net", "--xclient-addr", "192.0.2.7"]
+    done = run("swaks", *words)
+    assert done.returncode == 24  # whom it speaks for may not relay
+    assert "550 5.7.1" in done.stdout
 
 
 @needs("msmtp")

@@ -204,13 +204,9 @@ def test_one_message_or_none_arrives(place: Place, name: str) -> None:
         evil = f"evil-{door}-{number}@far.test"
         to = f"{door}-{number}@far.test"
         taken[to] = DOORS[name](place.doors, place.agent, content(sequence, evil), to)
-    print(name, sum(taken.values()))
-    if "refuse" in name:
-        assert not any(taken.values())
-    if "normalise" in name:
-        assert (
-            sum(taken.values()) == len(SEQUENCES) - 2
-        )  # a NUL is nothing that could be normalised
+    strict = "refuse" in name or name == "sendmail -bs"
+    # Where line ends are made CRLF, a NUL is still nothing that could be made right.
+    assert sum(taken.values()) == (0 if strict else len(SEQUENCES) - 2), taken
     for to in (to for to, yes in taken.items() if yes):
         eventually(lambda to=to: bool(sink.to(to)), limit=PATIENCE)  # type: ignore[misc]
     assert {to: len(sink.to(to)) for to in taken} == {to: int(yes) for to, yes in taken.items()}

@@ -1,6 +1,13 @@
 """What clients say, in pieces: those that mean well, those that are broken, and those that attack."""
 
+ENVELOPE = b"MAIL FROM:<a@b.dev>\r\nRCPT TO:<c@d.dev>\r\n"
+
 GOOD = [
+    ENVELOPE,
+    ENVELOPE + b"DATA\r\n",
+    ENVELOPE + b"DATA\r\nSubject: x\r\n\r\nhi\r\n.\r\n",
+    ENVELOPE + b"RCPT TO:<e@f.dev>\r\nDATA\r\nSubject: x\r\n\r\n",
+    ENVELOPE + b"BDAT 4\r\nhi\r\n",
     b"EHLO a.b.dev\r\n",
     b"HELO a.b.dev\r\n",
     b"LHLO a.b.dev\r\n",

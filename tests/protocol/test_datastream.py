@@ -127,6 +127,9 @@ def test_what_is_taken_has_no_lone_cr_or_lf_once_it_is_stored(
         ):
             if not fault:
                 assert_clean(content)
+            if not fault and rules is STRICT:
+                known = take(content, STAMP, limits=LimitSettings(), part_size=1 << 20, clean=True)
+                assert known == take(content, STAMP, limits=LimitSettings(), part_size=1 << 20)
 
 
 def assert_clean(content: bytes) -> None:

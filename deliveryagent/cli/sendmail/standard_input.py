@@ -164,6 +164,10 @@ class _Player:
         transaction = self._session.transaction
         assert transaction is not None  # there is a content
         try:
+            self._spool.flush()
+        except OSError:
+            self._disk_full = True
+        try:
             if self._disk_full:
                 return _FULL
             refusal = _not_to_be_told(transaction)
