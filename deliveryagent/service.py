@@ -63,11 +63,13 @@ class Service:
         self._note_terms: Callable[[], asyncio.Future[None]] | None = None
         self._membership: Membership | None = None  # where other agents may work too
         self._tasks: list[asyncio.Task[None]] = []
+        self._open = False  # mail is taken
         self.signals = 0  # that told us to stop
         self.fenced = False  # others took over what was ours
 
     async def run(self, *, until_idle: bool) -> int:
         """Serve until told to stop, or until nothing is runnable; returns the exit status."""
+        self._watch_signals()
         async with contextlib.AsyncExitStack() as stack:
             agent = new_queue_id(time.time(), self._rng.getrandbits(12))
             entrance = Entrance(
@@ -99,7 +101,7 @@ class Service:
             )
             try:
                 await doors.open()
-                self.watch_signals()
+                self._open = True
                 self._begin(manager.run())
                 self._begin(self._upkeep(database, manager, agent).run())
                 self._begin(self._feed_watchdog(manager))
@@ -252,8 +254,8 @@ class Service:
         await manager.idled.wait()
         self.stop.set()
 
-    def watch_signals(self) -> None:
-        """Do from now on what signals ask for."""
+    def _watch_signals(self) -> None:
+        """Do from now on what signals ask for, in place of an agent before this one."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._told_to_stop)
@@ -278,9 +280,12 @@ class Service:
 
     def reload(self) -> None:
         """Read the configuration again, and go by it unless it is bad."""
-        if self._manager is None or self._crew is None or self._doors is None:  # not started yet
+        if not self._open:  # not started yet
             asyncio.get_running_loop().call_later(_STARTING, self.reload)
             return
+        assert self._manager is not None
+        assert self._crew is not None
+        assert self._doors is not None
         assert self._ids is not None
         self._readiness.reloading()
         now = time.time()
@@ -353,7 +358,6 @@ def serve(config: Config, read_again: Callable[[], Config], *, until_idle: bool)
             if not service.fenced or service.signals:
                 return status
             service = Service(service.config, read_again)
-            service.watch_signals()  # the one before would hear them until this one has started
 
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         return runner.run(start())

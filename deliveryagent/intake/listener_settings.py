@@ -139,8 +139,10 @@ class AuthSettings:
     ] = ""
     auth_error_limit: Annotated[
         int,
-        key("Failed logins after which a session is ended."),
-    ] = 3
+        key(
+            "Failed logins after which a session is ended; some clients try three mechanisms at once."
+        ),
+    ] = 6
     auth_error_sleep: Annotated[
         Duration,
         key("The answer to a failed login is kept back for so long, longer if others failed too."),

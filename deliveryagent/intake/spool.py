@@ -7,7 +7,7 @@ Guarantees: at most ``SMALL`` octets are held in memory; the file vanishes with 
 import tempfile
 from typing import BinaryIO
 
-SMALL = 256 * 1024
+SMALL = 64 * 1024
 
 
 class Spool:

@@ -98,7 +98,8 @@ def read_mail(argument: str, offers: Offers, now: float) -> Transaction:
     seen: set[str] = set()
     for name, value in _parameters(words):
         if name in seen:
-            raise CommandError(501, "5.5.4", f"{name} is there twice")
+            status = "5.5.2" if name == "MT-PRIORITY" else "5.5.4"  # RFC 6710 4
+            raise CommandError(501, status, f"{name} is there twice")
         seen.add(name)
         read = _MAIL.get(name)
         if read is None:
