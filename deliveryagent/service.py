@@ -69,7 +69,6 @@ class Service:
 
     async def run(self, *, until_idle: bool) -> int:
         """Serve until told to stop, or until nothing is runnable; returns the exit status."""
-        self._watch_signals()
         async with contextlib.AsyncExitStack() as stack:
             agent = new_queue_id(time.time(), self._rng.getrandbits(12))
             entrance = Entrance(
@@ -254,7 +253,7 @@ class Service:
         await manager.idled.wait()
         self.stop.set()
 
-    def _watch_signals(self) -> None:
+    def watch_signals(self) -> None:
         """Do from now on what signals ask for, in place of an agent before this one."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -354,6 +353,7 @@ def serve(config: Config, read_again: Callable[[], Config], *, until_idle: bool)
     async def start() -> int:
         service = Service(config, read_again)
         while True:
+            service.watch_signals()
             status = await service.run(until_idle=until_idle)
             if not service.fenced or service.signals:
                 return status

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Callable, Coroutine
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -79,9 +80,9 @@ class Front:
         self.kind: Any = kind
 
     async def keep(self, content: bytes, *recipients: str) -> Outcome:
-        spool = Spool()
-        spool.write(content)
-        return await self.keep_spool(spool, *recipients)
+        with closing(Spool()) as spool:
+            spool.write(content)
+            return await self.keep_spool(spool, *recipients)
 
     async def keep_spool(self, spool: Any, *recipients: str) -> Outcome:
         session = Session(

@@ -195,7 +195,8 @@ async def test_a_filter_is_reached_over_tcp_as_well() -> None:
     server.close()
 
 
-ORDER = re.compile(r"O(?:C(?:[HU]|M(?:[RU]*(?:TU*(?:L*NB*E)?)?)A?)*)?")
+# A filter that has decided hears no more of a message.
+ORDER = re.compile(r"O(?:C(?:[HU]|M(?:[RU]*(?:TU*(?:L*(?:NB*E?)?)?)?)A?)*)?")
 STAGES = ("connect", "helo", "mail", "rcpt", "data", "message", "command")
 
 
