@@ -20,7 +20,6 @@ from deliveryagent.protocol.session import Client, Session, TlsFacts
 from deliveryagent.protocol.smtpd import Conversation, serve
 from deliveryagent.protocol.smtpd_input import MISSING, Missing
 from deliveryagent.protocol.smtpd_steps import (
-    RESPONSE_LIMIT,
     Ask,
     Attempt,
     Chunk,
@@ -118,8 +117,10 @@ class SmtpSession(SmtpWire):
                 if value is MISSING:
                     self._wanted = cast("Line | Read | Chunk", step)
                     self._since = self._last = self._loop.time()
-                    self._write(self._talk.out)
-                    self._want_more()
+                    if self._talk.out:
+                        self._write(self._talk.out)
+                    if self._ended or self._held:
+                        self._want_more()
                     return
                 if value is _SUSPENDED:
                     return
@@ -177,13 +178,18 @@ class SmtpSession(SmtpWire):
     def _line(self, step: Line) -> bytes | Missing | None:
         line = self._input.line(step)
         if self._watched and not isinstance(line, Missing):
-            text = "a line that is too long" if line is None else line.decode("utf-8", "replace")
-            secret = step.limit == RESPONSE_LIMIT or text[:5].upper() == "AUTH "
-            shown = " ".join(text.split()[:2]) if text[:5].upper() == "AUTH " else ""
-            self._arrivals.observe(
-                "debug", self._session, "<", f"{shown} ***".strip() if secret else text
-            )
+            self._arrivals.observe("debug", self._session, "<", self._told(line))
         return line
+
+    def _told(self, line: bytes | None) -> str:
+        """A line of the client as observers are shown it: without what a login is made of."""
+        if line is None:
+            return "a line that is too long"
+        text = line.decode("utf-8", "replace")
+        if text[:5].upper() == "AUTH ":
+            return " ".join([*text.split()[:2], "***"])
+        amid = self._session.mechanism and not self._session.user
+        return "***" if amid else text
 
     def _write(self, out: bytearray) -> None:
         if self._watched:
@@ -292,7 +298,8 @@ class SmtpSession(SmtpWire):
 
     def _keep(self, step: Keep) -> Any:
         del step
-        self._write(self._talk.out)
+        if self._talk.out:
+            self._write(self._talk.out)
         if self._spool is None:
             self._spool = Spool()
         try:

@@ -8,6 +8,7 @@ not take is refused with the reply that says why. Never stores anything.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import msgspec
 
@@ -19,10 +20,11 @@ from deliveryagent.mail.verdict import Reject
 from deliveryagent.protocol import helo
 from deliveryagent.protocol.arrival import Arrival, Arrived, ContentError, LimitSettings, Stamp
 from deliveryagent.protocol.letter import take
-from deliveryagent.protocol.session import Session, Transaction
+from deliveryagent.protocol.session import Client, Session, Transaction
 
 _CODES = {"5.3.4": 552}
 _PART = b"\ncontent-type:"  # nothing is nested deeper than there are such lines
+_SHORTEST_PART = len("content-type:message/rfc822\r\n\r\n")
 _LONGEST_KEY = 200
 
 
@@ -92,7 +94,8 @@ class Taking:
         arrived = self._arrived
         if arrived is None:
             content = self._message.content
-            self._check_nesting(content.lower().count(_PART))
+            if len(content) > terms.nesting_limit * _SHORTEST_PART:
+                self._check_nesting(content.lower().count(_PART))
             try:
                 whole, arrived = take(
                     content,
@@ -172,13 +175,16 @@ def _lines(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _envelope(transaction: Transaction, key: str) -> Envelope:
-    recipients = {
-        one.address: NewRecipient(address=one.address, notify=one.notify, orcpt=one.orcpt)
-        for one in reversed(transaction.recipients)
-    }
+    recipients = [
+        NewRecipient(address=one.address, notify=one.notify, orcpt=one.orcpt)
+        for one in transaction.recipients
+    ]
+    if len(recipients) > 1:  # each once, however often it was named
+        first = {one.address: one for one in reversed(recipients)}
+        recipients = list(reversed(first.values()))
     return Envelope(
         sender=transaction.sender,
-        recipients=tuple(reversed(recipients.values())),
+        recipients=tuple(recipients),
         ret=transaction.ret,
         envid=transaction.envid,
         not_before=transaction.not_before,
@@ -202,13 +208,12 @@ def _origin(session: Session) -> str:
 def _stamp(
     session: Session, transaction: Transaction, terms: TakingTerms, queue_id: QueueId, now: float
 ) -> Stamp:
-    client = session.client
-    literal = f"[IPv6:{client.address}]" if ":" in client.address else f"[{client.address}]"
-    known = f"{helo.shown(client.name)} {literal}".strip() if client.address else client.shown
-    tls = f" tls {session.tls.cipher}" if session.tls else ""
-    trace = (
-        f"from {helo.shown(session.helo)} ({known})\n"
-        f"\tby {terms.hostname} (deliveryagent) with {session.protocol}{tls}\n\t"
+    trace = _trace(
+        session.helo,
+        session.client,
+        terms.hostname,
+        session.protocol,
+        session.tls.cipher if session.tls else "",
     )
     return Stamp(
         hostname=terms.hostname,
@@ -218,6 +223,18 @@ def _stamp(
         now=now,
         trace=trace,
         complete=session.kind == "submission",
+    )
+
+
+@lru_cache(maxsize=1024)
+def _trace(name: str, client: Client, hostname: str, protocol: str, cipher: str) -> str:
+    """What the Received field says up to the queue id; the same for all messages of a session."""
+    literal = f"[IPv6:{client.address}]" if ":" in client.address else f"[{client.address}]"
+    known = f"{helo.shown(client.name)} {literal}".strip() if client.address else client.shown
+    tls = f" tls {cipher}" if cipher else ""
+    return (
+        f"from {helo.shown(name)} ({known})\n"
+        f"\tby {hostname} (deliveryagent) with {protocol}{tls}\n\t"
     )
 
 

@@ -119,7 +119,11 @@ class DataStream:
             lines = piece.count(b"\r\n")
             if piece.count(b"\n") != lines or piece.count(b"\r") != lines:
                 return True
-        return bool(rules.line_limit) and self._is_long(piece, rules.line_limit)
+        if not rules.line_limit:
+            return False
+        if not self._line and len(piece) <= rules.line_limit and piece.endswith(b"\n"):
+            return False  # nothing as short as this has a long line
+        return self._is_long(piece, rules.line_limit)
 
     def _first_fault(self, piece: bytes) -> Reject:
         """Which of its faults comes first: the same one, however the content was cut."""

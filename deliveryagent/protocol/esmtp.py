@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable
 from datetime import datetime
 from functools import lru_cache
+from typing import NamedTuple
 
 import msgspec
 
@@ -60,6 +61,7 @@ class Offers(msgspec.Struct, frozen=True, kw_only=True):
     require_tls: bool = False
 
 
+@lru_cache(maxsize=1024)
 def split_command(line: bytes) -> tuple[str, str]:
     """Verb, in capitals, and argument of a line without its end.
 
@@ -93,6 +95,9 @@ def _is_tame(text: str) -> bool:
 
 def read_mail(argument: str, offers: Offers, now: float) -> Transaction:
     """The argument of MAIL; raises ``CommandError``."""
+    plain = _plain(argument, "FROM:", offers.default_domain)
+    if plain is not None:
+        return Transaction(sender=plain.address, given=plain.path)
     path, words = _path(argument, "FROM:", "5.5.4")
     transaction = Transaction(sender="", given=path)
     seen: set[str] = set()
@@ -113,6 +118,9 @@ def read_mail(argument: str, offers: Offers, now: float) -> Transaction:
 
 def read_rcpt(argument: str, offers: Offers, *, utf8: bool) -> Recipient:
     """The argument of RCPT; ``utf8`` as the transaction says. Raises ``CommandError``."""
+    plain = _plain(argument, "TO:", offers.default_domain)
+    if plain is not None and plain.path:
+        return Recipient(address=plain.address, given=plain.path)
     path, words = _path(argument, "TO:", "5.5.4")
     notify, orcpt = Notify.DEFAULT, ""
     seen: set[str] = set()
@@ -130,6 +138,25 @@ def read_rcpt(argument: str, offers: Offers, *, utf8: bool) -> Recipient:
         raise CommandError(501, "5.1.3", "A recipient cannot be empty")
     address = _address(path, offers, utf8=utf8, sender=False)
     return Recipient(address=address, given=path, notify=notify, orcpt=orcpt)
+
+
+class _Plain(NamedTuple):
+    """A path without parameters."""
+
+    path: str
+    address: str
+
+
+@lru_cache(maxsize=2048)
+def _plain(argument: str, word: str, default_domain: str) -> _Plain | None:
+    """What most commands are: the same few senders, ordinary recipients. None for what needs a closer look."""
+    path, words = _path(argument, word, "5.5.4")
+    if words or not path.isascii():
+        return None
+    try:
+        return _Plain(path, _known_address(path, default_domain) if path else "")
+    except AddressError:
+        return None
 
 
 def _path(argument: str, word: str, enhanced: str) -> tuple[str, str]:

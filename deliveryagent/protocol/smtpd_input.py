@@ -40,12 +40,16 @@ class Input:
                 self._long = True
                 buffer.clear()
             return MISSING
-        line = bytes(memoryview(buffer)[:end])
-        del buffer[: end + 1]
+        if end + 1 == len(buffer):  # as most clients send it: one line, and they wait
+            line = bytes(buffer)
+            buffer.clear()
+        else:
+            line = bytes(memoryview(buffer)[: end + 1])
+            del buffer[: end + 1]
         if self._long or end >= step.limit:
             self._long = False
             return None
-        return line[:-1] if line.endswith(b"\r") else line + b"\n"
+        return line[:-2] if line.endswith(b"\r\n") else line
 
     def read(self, step: Read, write: Write) -> Missing | None:
         """Content up to the final dot, handed to ``write`` in pieces."""

@@ -5,17 +5,13 @@ who is neither trusted, nor logged in, nor let in by a hook; over LMTP every rec
 one reply, and no other does (RFC 2033 4.2).
 """
 
-from collections.abc import Generator
-from typing import Any
-
 from deliveryagent.mail.verdict import Accept, Decision, Discard, Refusal, Reject, Tempfail
 from deliveryagent.protocol import esmtp
 from deliveryagent.protocol.datastream import DataStream
 from deliveryagent.protocol.esmtp import CommandError
-from deliveryagent.protocol.session import Transaction
 from deliveryagent.protocol.smtpd_conversation import Conversation
 from deliveryagent.protocol.smtpd_hello import check_name
-from deliveryagent.protocol.smtpd_replies import DATA_GO, MAIL_OK, RCPT_OK, reply
+from deliveryagent.protocol.smtpd_replies import DATA_GO, MAIL_OK, RCPT_OK, kept_reply, reply
 from deliveryagent.protocol.smtpd_steps import (
     FORGET,
     Chunk,
@@ -25,7 +21,6 @@ from deliveryagent.protocol.smtpd_steps import (
     QuitSession,
     Read,
     Sender,
-    Step,
     Steps,
 )
 
@@ -56,9 +51,11 @@ def mail(talk: Conversation, argument: str) -> Steps:
     granted = min(transaction.priority, 0 if stranger else terms.priority_limit)
     lowered, transaction.priority = granted < transaction.priority, granted
     talk.begin(transaction)
-    decision = yield from talk.consult("mail", transaction)
-    if decision is None:
-        decision = yield from _sender_domain(talk, transaction)
+    decision: Decision | None = None
+    if "mail" in talk.asked:
+        decision = yield from talk.consult("mail", transaction)
+    if decision is None and _must_exist(talk, transaction.sender):
+        decision = yield Sender(transaction.sender)
     if isinstance(decision, Reject | Tempfail):
         session.transaction = None
         talk.refuse(decision)
@@ -70,13 +67,9 @@ def mail(talk: Conversation, argument: str) -> Steps:
         talk.out += MAIL_OK
 
 
-def _sender_domain(
-    talk: Conversation, transaction: Transaction
-) -> Generator[Step, Any, Decision | None]:
-    if talk.session.trusted or not talk.terms.check_sender_domain or not transaction.sender:
-        return None
-    decision: Decision | None = yield Sender(transaction.sender)
-    return decision
+def _must_exist(talk: Conversation, sender: str) -> bool:
+    """Whether the domain of this sender is to be looked up."""
+    return bool(sender) and talk.terms.check_sender_domain and not talk.session.trusted
 
 
 def rcpt(talk: Conversation, argument: str) -> Steps:
@@ -91,7 +84,9 @@ def rcpt(talk: Conversation, argument: str) -> Steps:
         talk.out += _TOO_MANY
         return
     recipient = esmtp.read_rcpt(argument, talk.offers, utf8=transaction.smtputf8)
-    decision = yield from talk.consult("rcpt", recipient)
+    decision: Decision | None = None
+    if "rcpt" in talk.asked:
+        decision = yield from talk.consult("rcpt", recipient)
     if isinstance(decision, Reject | Tempfail):
         talk.refuse(decision)
         return
@@ -209,7 +204,7 @@ def _answer(talk: Conversation, results: list[Kept | Refusal]) -> None:
     errors, closing = talk.errors, False
     for result in results:
         if isinstance(result, Kept):
-            talk.out += reply(250, "2.0.0", result.text)
+            talk.out += kept_reply(result.text)
         else:
             closing = talk.decline(result) or closing
     talk.errors = min(talk.errors, errors + 1)

@@ -34,6 +34,17 @@ def reply(code: int, enhanced: str, text: str) -> bytes:
     return "".join([line + "\r\n" for line in whole]).encode("ascii")
 
 
+def kept_reply(text: str) -> bytes:
+    """The reply that takes a message: never the same twice, so it is not remembered.
+
+    >>> kept_reply("Ok: queued as 0C7")
+    b'250 2.0.0 Ok: queued as 0C7\\r\\n'
+    """
+    if "\n" in text or "\r" in text:
+        return reply(250, "2.0.0", text)
+    return f"250 2.0.0 {_tame(text)}\r\n".encode("ascii")
+
+
 def _tame(text: str) -> str:
     if len(text) <= _LONGEST and text.isascii() and text.isprintable():
         return text
