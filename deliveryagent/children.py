@@ -7,6 +7,7 @@ sign of life for ``SILENCE`` seconds is killed. Never knows what is said.
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -178,3 +179,10 @@ async def keep(
         pause = 0.0 if healthy else min(_SLOWEST_RESTART, max(0.1, pause * 2))
         if not over():
             await asyncio.sleep(pause)
+
+
+def spare_collector() -> None:
+    """What exists by now lives as long as the process: the garbage collector need not look at it again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)

@@ -10,7 +10,6 @@ command line, that reads the clock.
 
 import asyncio
 import contextlib
-import gc
 import os
 import random
 import signal
@@ -28,6 +27,7 @@ from deliveryagent.agent.readiness import Readiness
 from deliveryagent.agent.reporting import Reporting
 from deliveryagent.agent.schedule import Schedule
 from deliveryagent.agent.upkeep import Upkeep
+from deliveryagent.children import spare_collector
 from deliveryagent.config import Config, ConfigError, parts
 from deliveryagent.doors import Doors
 from deliveryagent.log import EventLog
@@ -192,7 +192,7 @@ class Service:
         )
 
     def _settled_in(self) -> None:
-        _spare_collector()
+        spare_collector()
         self._readiness.ready("accepting and delivering")
         self._log.event("started", {"pid": os.getpid(), "version": __version__}, now=time.time())
 
@@ -334,13 +334,6 @@ class Service:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-
-
-def _spare_collector() -> None:
-    """What exists by now lives as long as the process: the garbage collector need not look at it again."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
 
 
 def serve(config: Config, read_again: Callable[[], Config], *, until_idle: bool) -> int:

@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from deliveryagent.children import spare_collector
 from deliveryagent.intake.accounts import Accounts
 from deliveryagent.intake.arrivals import Arrivals
 from deliveryagent.intake.door import Door
@@ -115,6 +116,7 @@ class Listener:
         loop = asyncio.get_running_loop()
         make = loop.create_unix_server if listening.family == socket.AF_UNIX else loop.create_server
         server = await make(lambda: SmtpSession(self.door, self._arrivals), sock=listening)
+        spare_collector()
         self._link.say(Ready())
         beating = asyncio.create_task(self._beat())
         await asyncio.wait(
