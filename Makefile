@@ -2,18 +2,20 @@
 # make test    all tests
 # make check   style, types and the import contracts
 # make bench   all measurements, beside Postfix where it is installed (BENCH="--quick": small, to try it)
+# make fuzz    hostile dialogues with the listeners' conversation, for FUZZ=60 seconds or as many as you say
 # make man     write the manual pages anew from the commands and settings
 # make clean   remove what these commands made
 #
 # Everything is set up in .venv by the first of these; python3 (3.11 or newer) with venv is all that is needed.
 
 PYTHON ?= python3
+FUZZ   ?= 60
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.complete
 JOBS   ?= auto
 
-.PHONY: demo test check bench man clean
+.PHONY: demo test check bench fuzz man clean
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)
@@ -31,6 +33,9 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	@$(BIN)/python -m benchmarks $(BENCH)
+
+fuzz: $(STAMP)
+	@$(BIN)/python -m tests.fuzz.listener $(FUZZ)
 
 man: $(STAMP)
 	@$(BIN)/python man/write.py

@@ -8,8 +8,10 @@ from deliveryagent.intake.listener_settings import ListenerSettings
 from deliveryagent.protocol.smtpd_steps import HeloChecks, Terms
 
 
-def conversation_terms(settings: ListenerSettings, hostname: str, size_limit: int) -> Terms:
-    """What the conversation goes by, from the settings of a listener."""
+def conversation_terms(
+    settings: ListenerSettings, hostname: str, size_limit: int, *, by_hook: bool
+) -> Terms:
+    """What the conversation goes by. ``by_hook``: some hook knows who may log in."""
     return Terms(
         kind=settings.kind,
         hostname=hostname,
@@ -18,7 +20,7 @@ def conversation_terms(settings: ListenerSettings, hostname: str, size_limit: in
         tls=bool(settings.tls_certificate),
         require_tls=settings.require_tls,
         require_auth=settings.require_auth,
-        mechanisms=settings.auth_mechanisms if settings.users or settings.hooks else (),
+        mechanisms=settings.auth_mechanisms if settings.users or by_hook else (),
         auth_without_tls=settings.auth_without_tls,
         size_limit=size_limit,
         line_limit=settings.line_length_limit,

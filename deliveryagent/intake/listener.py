@@ -90,7 +90,12 @@ class Listener:
             tell=self._tell,
         )
         door = self.door = Door(
-            terms=conversation_terms(settings, terms.hostname, terms.limits.message_size_limit),
+            terms=conversation_terms(
+                settings,
+                terms.hostname,
+                terms.limits.message_size_limit,
+                by_hook="auth" in self._hooks.asked,
+            ),
             limits=session_limits(settings),
             guard=ListenerGuard(Networks(settings.trusted_networks), self._accounts),
             keep=keeper,

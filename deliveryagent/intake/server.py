@@ -68,8 +68,8 @@ class _Everybody:
 class Server:
     """A server for SMTP, submission or LMTP; the options are those of a ``[[listener]]`` (``kind="smtp"``).
 
-    ``hostname`` is what it calls itself, ``message_size_limit`` is in octets (0: no limit). Raises
-    ``ValueError`` for options that make no sense. Use it as an asynchronous context manager, as an ordinary
+    ``hostname`` is what it calls itself, ``message_size_limit`` is in octets (0: no limit). Options that make no
+    sense are a ``ValueError``, here or when it starts. Use it as an asynchronous context manager, as an ordinary
     one (it runs in a thread of its own then), or call :meth:`run`.
     """
 
@@ -110,13 +110,19 @@ class Server:
 
     async def start(self) -> None:
         """Listen; raises ``OSError`` when that cannot be had."""
-        self._opened = _open(self._settings)
-        listening = socket.socket(fileno=os.dup(self._opened.descriptor))
-        self.address = listening.getsockname()
         arrivals = self._arrivals = Arrivals(self._door())
+        self._opened = _open(self._settings)
         loop = asyncio.get_running_loop()
-        make = loop.create_unix_server if listening.family == socket.AF_UNIX else loop.create_server
-        self._server = await make(lambda: SmtpSession(arrivals.door, arrivals), sock=listening)
+        listening = socket.socket(fileno=os.dup(self._opened.descriptor))
+        try:
+            self.address = listening.getsockname()
+            local = listening.family == socket.AF_UNIX
+            make = loop.create_unix_server if local else loop.create_server
+            self._server = await make(lambda: SmtpSession(arrivals.door, arrivals), sock=listening)
+        except BaseException:
+            listening.close()
+            self._opened.close()
+            raise
 
     async def stop(self, grace: float = _GRACE) -> None:
         """Listen no more; sessions get ``grace`` seconds to end."""
@@ -163,7 +169,9 @@ class Server:
 
     def _door(self) -> Door:
         settings = self._settings
-        terms = conversation_terms(settings, self._hostname, self._size_limit)
+        terms = conversation_terms(
+            settings, self._hostname, self._size_limit, by_hook="auth" in self._hooks.asked
+        )
         logins = ListenerLogins(
             self._accounts,
             self._hooks,

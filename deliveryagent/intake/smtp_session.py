@@ -282,12 +282,8 @@ class SmtpSession(SmtpWire):
         return self.session
 
     def _wait(self, step: Wait) -> _Suspended:
-        self._timer_task(step.seconds)
-        return _SUSPENDED
-
-    def _timer_task(self, seconds: float) -> None:
         """Go on after so many seconds; what is in ``out`` stays there."""
-        task = self._task = asyncio.ensure_future(asyncio.sleep(seconds))
+        task = self._task = asyncio.ensure_future(asyncio.sleep(step.seconds))
 
         def done(task: asyncio.Future[Any]) -> None:
             self._task = None
@@ -295,6 +291,7 @@ class SmtpSession(SmtpWire):
                 self._drive(None)
 
         task.add_done_callback(done)
+        return _SUSPENDED
 
     def _keep(self, step: Keep) -> Any:
         del step
