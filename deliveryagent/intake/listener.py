@@ -89,13 +89,10 @@ class Listener:
             secret=secrets.token_bytes(32),
             tell=self._tell,
         )
+        size, by_hook = terms.limits.message_size_limit, "auth" in self._hooks.asked
+        conversation = conversation_terms(settings, terms.hostname, size, by_hook=by_hook)
         door = self.door = Door(
-            terms=conversation_terms(
-                settings,
-                terms.hostname,
-                terms.limits.message_size_limit,
-                by_hook="auth" in self._hooks.asked,
-            ),
+            terms=conversation,
             limits=session_limits(settings),
             guard=ListenerGuard(Networks(settings.trusted_networks), self._accounts),
             keep=keeper,

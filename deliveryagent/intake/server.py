@@ -68,9 +68,9 @@ class _Everybody:
 class Server:
     """A server for SMTP, submission or LMTP; the options are those of a ``[[listener]]`` (``kind="smtp"``).
 
-    ``hostname`` is what it calls itself, ``message_size_limit`` is in octets (0: no limit). Options that make no
-    sense are a ``ValueError``, here or when it starts. Use it as an asynchronous context manager, as an ordinary
-    one (it runs in a thread of its own then), or call :meth:`run`.
+    ``hostname`` is what it calls itself, ``message_size_limit`` is in octets (0: no limit). Options that make
+    no sense are a ``ValueError``, here or when it starts. Use it as an asynchronous context manager, as an
+    ordinary one (it runs in a thread of its own then), or call :meth:`run`.
     """
 
     def __init__(
