@@ -63,12 +63,17 @@ class Peer:
 
 def peer_of(connection: socket.socket) -> Peer:
     """Ask the kernel and the user database who connected; ``OSError`` when it is gone already."""
-    pid, uid, gid = _CREDENTIALS.unpack(
-        connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    )
+    pid, uid, gid = credentials_of(connection)
     user = user_name(uid)
     groups = _groups_of_process(connection, user, gid) | {gid}
     return Peer(uid=uid, gid=gid, pid=pid, groups=groups, user=user)
+
+
+def credentials_of(connection: socket.socket) -> tuple[int, int, int]:
+    """Process, user and group id of who connected, as the kernel has them; ``OSError`` as above."""
+    packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, uid, gid = _CREDENTIALS.unpack(packed)
+    return pid, uid, gid
 
 
 def own_peer() -> Peer:

@@ -9,11 +9,11 @@ import asyncio
 import inspect
 import os
 import socket
-import struct
 from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from deliveryagent.intake.admission import credentials_of
 from deliveryagent.intake.door import Door
 from deliveryagent.intake.networks import plain
 from deliveryagent.intake.server_tls import facts_of
@@ -24,7 +24,6 @@ from deliveryagent.protocol.xclient import PROXY_LONGEST, read_proxy
 if TYPE_CHECKING:
     from deliveryagent.intake.smtp_session import SmtpSession
 
-_CREDENTIALS = struct.Struct("3i")
 _PROXY_TIME = 5.0  # seconds a proxy may take to say whom it speaks for (haproxy's advice)
 _PAUSE = 0.1
 _CROWDED = reply(421, "4.7.0", "Too many connections, try again later")
@@ -229,6 +228,5 @@ def _ends(transport: asyncio.Transport) -> tuple[Client, str]:
         return Client(address=plain(peer[0]), port=peer[1]), f"{plain(own[0])}:{own[1]}"
     descriptor = os.dup(transport.get_extra_info("socket").fileno())
     with socket.socket(fileno=descriptor) as connection:
-        packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    _, uid, _ = _CREDENTIALS.unpack(packed)
+        _, uid, _ = credentials_of(connection)
     return Client(uid=uid), str(own or "")

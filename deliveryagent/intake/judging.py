@@ -14,14 +14,11 @@ from deliveryagent.intake.message import Message
 from deliveryagent.mail.verdict import (
     Accept,
     Decision,
-    Defer,
     Discard,
-    Hold,
     Refusal,
     Reject,
     Tempfail,
 )
-from deliveryagent.protocol.session import Transaction
 from deliveryagent.protocol.smtpd_steps import Kept, Outcome
 
 STAGES = ("headers", "message")
@@ -45,8 +42,8 @@ async def judge(hooks: Hooks, message: Message, now: float) -> Judgement:
             return Judgement(Outcome(verdict))
         if isinstance(verdict, Accept) and stage == "message":
             text = verdict.text
-        _apply(message.transaction, verdict, now)
-    refused = _apply_each(message)
+        message.transaction.heed(verdict, now)
+    refused = _take_out(message)
     if message.transaction.discard or not message.transaction.recipients:
         return Judgement(Outcome(Kept(text or "Ok"), refused), refused)
     return Judgement(None, refused, text)
@@ -62,18 +59,7 @@ async def _opinion(hooks: Hooks, stage: str, message: Message) -> Decision | Non
     return verdict
 
 
-def _apply(transaction: Transaction, verdict: Decision | None, now: float) -> None:
-    """What a verdict that does not refuse changes."""
-    match verdict:
-        case Defer(seconds=seconds):
-            transaction.not_before = max(transaction.not_before, now + seconds)
-        case Hold():
-            transaction.hold = True
-        case Discard():
-            transaction.discard = True
-
-
-def _apply_each(message: Message) -> dict[str, Refusal]:
+def _take_out(message: Message) -> dict[str, Refusal]:
     """Take those out who have a verdict of their own (LMTP); returns who of them is refused."""
     refused: dict[str, Refusal] = {}
     recipients = message.transaction.recipients

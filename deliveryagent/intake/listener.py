@@ -10,7 +10,6 @@ import asyncio
 import os
 import random
 import resource
-import secrets
 import signal
 import socket
 import sys
@@ -24,20 +23,17 @@ from deliveryagent.children import spare_collector
 from deliveryagent.intake.accounts import Accounts
 from deliveryagent.intake.arrivals import Arrivals
 from deliveryagent.intake.door import Door
-from deliveryagent.intake.door_terms import conversation_terms, session_limits
+from deliveryagent.intake.door_building import build_door
 from deliveryagent.intake.frames import Beat, Finish, Ready
-from deliveryagent.intake.guard import ListenerGuard, SenderDomains
+from deliveryagent.intake.guard import SenderDomains
 from deliveryagent.intake.hook_loading import load_hooks
 from deliveryagent.intake.keeper import Keeper
 from deliveryagent.intake.listener_terms import ListenerTerms
-from deliveryagent.intake.logins import ListenerLogins
-from deliveryagent.intake.networks import Networks
 from deliveryagent.intake.server_tls import server_context
 from deliveryagent.intake.service_link import ServiceLink
 from deliveryagent.intake.smtp_session import SmtpSession
 from deliveryagent.intake.taking import TakingTerms
 from deliveryagent.log import EventLog
-from deliveryagent.policy.guessing import Guesses, GuessLimits
 from deliveryagent.queue.ids import QueueIds
 from deliveryagent.resolver.lookup import Resolver
 
@@ -81,43 +77,26 @@ class Listener:
             clock=time.time,
             trouble=self._trouble,
         )
-        logins = ListenerLogins(
-            self._accounts,
-            self._hooks,
-            Guesses(GuessLimits(sleep=settings.auth_error_sleep)),
-            clock=time.monotonic,
-            secret=secrets.token_bytes(32),
-            tell=self._tell,
-        )
-        size, by_hook = terms.limits.message_size_limit, "auth" in self._hooks.asked
-        conversation = conversation_terms(settings, terms.hostname, size, by_hook=by_hook)
-        door = self.door = Door(
-            terms=conversation,
-            limits=session_limits(settings),
-            guard=ListenerGuard(Networks(settings.trusted_networks), self._accounts),
-            keep=keeper,
-            clock=time.time,
-            nonce=lambda: secrets.token_urlsafe(24),
-            listener=settings.address,
-            logins=logins,
-            sender=SenderDomains(self._resolver),
-            ask=self._hooks.ask,
-            asked=self._hooks.asked,
-            admits=self._hooks.admits,
+        return build_door(
+            settings,
+            hostname=terms.hostname,
+            size_limit=terms.limits.message_size_limit,
+            hooks=self._hooks,
+            accounts=self._accounts,
             tls=server_context(settings, terms.passphrase),
-            tls_only=settings.tls_only,
-            proxies=Networks(settings.proxy_networks),
-            speakers=Networks(settings.xclient_networks),
+            keep=keeper,
+            sender=SenderDomains(self._resolver),
             tell=self._tell,
             trouble=self._trouble,
         )
-        return door
 
     async def run(self, listening: socket.socket) -> None:
         """Accept connections until the service wants us to end, or is gone."""
         loop = asyncio.get_running_loop()
         make = loop.create_unix_server if listening.family == socket.AF_UNIX else loop.create_server
-        server = await make(lambda: SmtpSession(self.door, self._arrivals), sock=listening)
+        server = await make(
+            lambda: SmtpSession(self._arrivals.door, self._arrivals), sock=listening
+        )
         spare_collector()
         self._link.say(Ready())
         beating = asyncio.create_task(self._beat())

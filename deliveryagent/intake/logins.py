@@ -7,7 +7,7 @@ nobody of that name ever was. When nobody can tell, the answer is "not now" (454
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from deliveryagent.intake.accounts import Accounts, LoginUnavailable
@@ -90,7 +90,7 @@ class ListenerLogins:
         if "auth" in self._hooks.asked:
             decision = self._hooks.ask("auth", session, session.mechanism, asked)
             if inspect.isawaitable(decision):
-                decision = await _opinion(decision)
+                decision = await decision
             match decision:
                 case Accept(user=user):
                     session.vouched = True
@@ -102,7 +102,3 @@ class ListenerLogins:
         if self._accounts is None or isinstance(asked, CheckToken):
             return None
         return await self._accounts.check_password(asked.user, asked.password)
-
-
-async def _opinion(waiting: Awaitable[Any]) -> Any:
-    return await waiting

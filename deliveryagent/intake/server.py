@@ -17,7 +17,6 @@ the hook is a 4xx, logged to ``logging.getLogger("deliveryagent.intake")``. Neve
 import asyncio
 import logging
 import os
-import secrets
 import socket
 import threading
 import time
@@ -32,22 +31,18 @@ from typing import Any, Self
 from deliveryagent.intake.accounts import Accounts
 from deliveryagent.intake.arrivals import Arrivals
 from deliveryagent.intake.door import Done, Door
-from deliveryagent.intake.door_terms import conversation_terms, session_limits
-from deliveryagent.intake.guard import ListenerGuard
+from deliveryagent.intake.door_building import build_door
 from deliveryagent.intake.hook_loading import load_hooks
 from deliveryagent.intake.hooks import stages_of
 from deliveryagent.intake.judging import judge
 from deliveryagent.intake.listener_settings import ListenerSettings
 from deliveryagent.intake.listening import Opened, listen_tcp, open_place
-from deliveryagent.intake.logins import ListenerLogins
 from deliveryagent.intake.message import Message
-from deliveryagent.intake.networks import Networks
 from deliveryagent.intake.places import TcpPlace, parse_place
 from deliveryagent.intake.server_tls import server_context
 from deliveryagent.intake.smtp_session import SmtpSession
 from deliveryagent.intake.spool import Spool
 from deliveryagent.mail.verdict import Accept, Tempfail
-from deliveryagent.policy.guessing import Guesses, GuessLimits
 from deliveryagent.protocol.session import Recipient, Session
 from deliveryagent.protocol.smtpd_steps import Kept, Outcome
 
@@ -168,34 +163,14 @@ class Server:
     # -- inside ---
 
     def _door(self) -> Door:
-        settings = self._settings
-        terms = conversation_terms(
-            settings, self._hostname, self._size_limit, by_hook="auth" in self._hooks.asked
-        )
-        logins = ListenerLogins(
-            self._accounts,
-            self._hooks,
-            Guesses(GuessLimits(sleep=settings.auth_error_sleep)),
-            clock=time.monotonic,
-            secret=secrets.token_bytes(32),
-            tell=_tell,
-        )
-        return Door(
-            terms=terms,
-            limits=session_limits(settings),
-            guard=ListenerGuard(Networks(settings.trusted_networks), self._accounts),
-            keep=self._keep,
-            clock=time.time,
-            nonce=lambda: secrets.token_urlsafe(24),
-            listener=settings.address,
-            logins=logins,
-            ask=self._hooks.ask,
-            asked=self._hooks.asked,
-            admits=self._hooks.admits,
+        return build_door(
+            self._settings,
+            hostname=self._hostname,
+            size_limit=self._size_limit,
+            hooks=self._hooks,
+            accounts=self._accounts,
             tls=self._context,
-            tls_only=settings.tls_only,
-            proxies=Networks(settings.proxy_networks),
-            speakers=Networks(settings.xclient_networks),
+            keep=self._keep,
             tell=_tell,
             trouble=_trouble,
         )

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from deliveryagent.mail.envelope import DsnReturn, Notify
+from deliveryagent.mail.verdict import Decision, Defer, Discard, Hold
 
 Kind = Literal["submission", "smtp", "lmtp"]
 
@@ -86,6 +87,16 @@ class Transaction:
     discard: bool = False
     queue_id: str = ""
     tags: dict[str, str] = field(default_factory=dict)
+
+    def heed(self, verdict: Decision | None, now: float) -> None:
+        """What a verdict that does not refuse changes about the message."""
+        match verdict:
+            case Defer(seconds=seconds):
+                self.not_before = max(self.not_before, now + seconds)
+            case Hold():
+                self.hold = True
+            case Discard():
+                self.discard = True
 
 
 @dataclass(slots=True, kw_only=True)

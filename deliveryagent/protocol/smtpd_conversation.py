@@ -119,15 +119,9 @@ class Conversation:
         transaction = self.session.transaction
         if transaction is None or decision is None:
             return
-        match decision:
-            case Accept(address=str() as sender):
-                transaction.sender = sender
-            case Defer(seconds=seconds):
-                transaction.not_before = max(transaction.not_before, self.clock() + seconds)
-            case Hold():
-                transaction.hold = True
-            case Discard():
-                transaction.discard = True
+        if isinstance(decision, Accept) and decision.address is not None:
+            transaction.sender = decision.address
+        transaction.heed(decision, self.clock())
 
     def reset(self) -> Steps:
         """No message is at hand any more."""
